@@ -1,0 +1,1 @@
+"""Brokers: connections, deliveries in, settlements and publishes out."""

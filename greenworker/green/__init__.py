@@ -1,0 +1,1 @@
+"""Green threads: the only folder that names gevent or eventlet."""
