@@ -17,7 +17,7 @@ __all__ = ["Delivery", "Envelope", "QueueSpec", "Settlement", "Settles"]
 
 
 class Settlement(enum.Enum):
-    """What becomes of a delivery. There is no plain reject: a message is never thrown away, it goes to a dead-letter queue."""
+    """What becomes of a delivery. No plain reject: a message is never thrown away, it goes to a dead-letter queue."""
 
     ACK = "ack"
     REQUEUE = "requeue"
@@ -25,6 +25,10 @@ class Settlement(enum.Enum):
 
 class Settles(Protocol):
     """The source (or the one channel of it) that a delivery came from."""
+
+    @property
+    def closed(self) -> bool:
+        """Whether its connection is gone or given up: what it delivered and has not settled is delivered again."""
 
     def settle(self, delivery: Delivery, settlement: Settlement) -> None:
         """Queue the settlement and wake the loop. Callable from any greenlet or thread, never blocks."""

@@ -37,6 +37,7 @@ class Publisher(Protocol):
     """What producers, retries, dead letters and parked messages go through."""
 
     can_park: bool  # the broker can keep a message for Outgoing.delay seconds
+    blocked: str | None  # why the broker takes no messages at the moment (RabbitMQ's alarms)
 
     def publish(self, messages: Sequence[Outgoing], timeout: float | None = None) -> None:
         """Publish all and wait until the broker has confirmed each.
