@@ -59,7 +59,12 @@ class BrokerError(GreenworkerError):
 
 
 class PublishError(BrokerError):
-    """A message was not confirmed by the broker in time; it may or may not be on its queue."""
+    """A message was not confirmed by the broker in time; it may or may not be on its queue.
+
+    ``unpublished`` holds the messages of the call that were not confirmed, where the publisher knows them; None: all.
+    """
+
+    unpublished: Sequence[Any] | None = None
 
 
 class ResultsError(GreenworkerError):
@@ -110,6 +115,10 @@ class TaskRevokedError(Exception):
     """The task was revoked, or expired before it could start; what its stored result holds."""
 
 
+class TaskLostError(Exception):
+    """The worker stopped while the task ran, and its message was acked before: nobody runs it again."""
+
+
 class UnstorableResultError(Exception):
     """A task's return value or exception could not be encoded; stored in its place."""
 
@@ -137,7 +146,8 @@ class Reject(Exception):  # noqa: N818 - Celery's name
 class Retry(Exception):  # noqa: N818 - Celery's name
     """Raised by ``Task.retry``: run again at ``when`` (aware UTC datetime, seconds from now, or None: at once).
 
-    ``exc`` is why. ``signature`` is filled in by ``Task.retry``: the message options of the next try.
+    ``exc`` is why. ``signature`` is filled in by ``Task.retry``: the message options of the next try. ``sent`` is True
+    once the next message is on its queue (``Task.retry(throw=False)``), so that nobody sends it again.
     """
 
     def __init__(
@@ -152,8 +162,11 @@ class Retry(Exception):  # noqa: N818 - Celery's name
         self.exc = exc
         self.when = when
         self.signature = signature or {}
+        self.sent = False
         super().__init__(message, exc, when)
 
     def __str__(self) -> str:
-        due = "now" if self.when is None else f"in {self.when}s" if isinstance(self.when, (int, float)) else f"at {self.when}"
+        due = "now"
+        if self.when is not None:
+            due = f"in {self.when}s" if isinstance(self.when, (int, float)) else f"at {self.when}"
         return self.message or f"Retry {due}" + (f": {self.exc!r}" if self.exc else "")
