@@ -1,0 +1,1 @@
+"""Running a task's message: admission, execution, outcome, settlement."""
