@@ -7,6 +7,9 @@ Rules this file keeps:
 * Steps start in order; they close, stop and terminate in reverse.
 * ``stop`` waits until the step's work has ended. ``stop`` before ``start``, and ``stop`` twice, are harmless. A start
   that fails stops what was started before it, in reverse, and raises what went wrong.
+* Any greenlet may close, stop or terminate a blueprint, at any time: while it starts (no further step starts), and
+  while another one stops it (both wait for the same step, and go to the next one when that has ended; ``terminate``
+  ends the wait).
 """
 
 from __future__ import annotations
@@ -54,7 +57,6 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (State.STARTING, Event.STOP): State.STOPPING,
     (State.RUNNING, Event.CLOSE): State.CLOSING,
     (State.RUNNING, Event.STOP): State.STOPPING,
-    (State.CLOSING, Event.STARTED): State.CLOSING,
     (State.CLOSING, Event.CLOSE): State.CLOSING,
     (State.CLOSING, Event.STOP): State.STOPPING,
     (State.STOPPING, Event.CLOSE): State.STOPPING,
@@ -155,6 +157,12 @@ class Placement:
     before: str | None = None
     after: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.before and self.after:
+            raise ValueError(
+                f"step {self.step.name!r} is placed before {self.before!r} and after {self.after!r}: give one of them"
+            )
+
 
 def placed(steps: Sequence[type[Step[Any]]], extra: Iterable[Placement]) -> tuple[type[Step[Any]], ...]:
     """``steps`` with the user's steps put in. Raises ValueError for a name that is not there."""
@@ -192,6 +200,8 @@ class Blueprint(Generic[Parent]):
     def _check_order(self) -> None:
         seen: set[str] = set()
         for step in self._classes:
+            if step.name in seen:
+                raise ValueError(f"{self.name} blueprint: two steps are named {step.name!r}; a name finds one step")
             missing = [name for name in step.requires if name not in seen]
             if missing:
                 raise ValueError(
@@ -225,33 +235,30 @@ class Blueprint(Generic[Parent]):
         return self
 
     def start(self, parent: Parent) -> None:
-        """Start every step in order. If one fails, stop those before it, in reverse, and raise its exception."""
+        """Start every step in order. If one fails, stop those before it, in reverse, and raise its exception.
+
+        Returns early, with ``state`` telling it, when the blueprint is closed or stopped meanwhile.
+        """
         self._move(Event.START)
         self.restart_count += 1
         for step in self._steps:
-            began = time.monotonic()
-            self._started.append(step)
-            try:
-                step.start(parent)
-            except BaseException:
-                logger.debug("%s blueprint: %s failed to start", self.name, step.name)
-                self.stop(parent)
-                raise
-            logger.debug("%s blueprint: %s started in %.1f ms", self.name, step.name, (time.monotonic() - began) * 1e3)
+            self._start_step(step, parent)
+            if self.state is not State.STARTING:
+                return
         self._move(Event.STARTED)
 
     def close(self, parent: Parent) -> None:
         """Tell every started step, in reverse, to take no new work."""
         self._move(Event.CLOSE)
-        for step in reversed(self._started):
+        for step in tuple(reversed(self._started)):
             self._guarded("close", step, parent)
 
     def stop(self, parent: Parent) -> None:
-        """Stop every started step, in reverse, and wait for it. One that fails does not keep the others from stopping."""
+        """Stop every started step, in reverse, and wait. One that fails does not keep the others from stopping."""
         self._end(parent, "stop")
 
     def terminate(self, parent: Parent) -> None:
-        """As ``stop``, without waiting for running work."""
+        """As ``stop``, without waiting for running work; called while ``stop`` waits, it ends that wait."""
         self._end(parent, "terminate")
 
     def info(self, parent: Parent) -> dict[str, Any]:
@@ -259,10 +266,28 @@ class Blueprint(Generic[Parent]):
         told = {step.name: dict(step.info(parent)) for step in self._steps}
         return {name: info for name, info in told.items() if info}
 
+    def _start_step(self, step: Step[Parent], parent: Parent) -> None:
+        began = time.monotonic()
+        self._started.append(step)
+        try:
+            step.start(parent)
+        except BaseException:
+            logger.debug("%s blueprint: %s failed to start", self.name, step.name)
+            self.stop(parent)
+            raise
+        logger.debug("%s blueprint: %s started in %.1f ms", self.name, step.name, (time.monotonic() - began) * 1e3)
+        if self.state is State.CLOSING:
+            self._guarded("close", step, parent)
+        elif self.state is not State.STARTING:  # its stop may have come before there was anything to stop
+            self._guarded("stop", step, parent)
+
     def _end(self, parent: Parent, how: str) -> None:
         self._move(Event.STOP)
         while self._started:
-            self._guarded(how, self._started.pop(), parent)
+            step = self._started[-1]
+            self._guarded(how, step, parent)
+            if step in self._started:  # else someone who stops us too was first
+                self._started.remove(step)
         if self.state is State.STOPPING:
             self._move(Event.ENDED)
 

@@ -1,0 +1,1 @@
+"""The Consumer blueprint: everything that lives and dies with the broker connection, a file a step."""
