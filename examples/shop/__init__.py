@@ -1,0 +1,1 @@
+"""An example project: a shop that does its slow work in tasks."""
