@@ -53,7 +53,7 @@ def test_killed_worker_loses_nothing(pool: str, kind: str, make_scene: MakeScene
         broker={"lease_timeout": f"{LEASE_TIMEOUT}s"},
     )
     with scene.worker() as first:
-        ids = scene.send("work", 0.05, count=TASKS)
+        ids = scene.send("work", 0.2, count=TASKS)
         wait_until(lambda: len(scene.ids("end")) >= TASKS // 3, 30.0, "a third of the tasks ended")
         first.kill()
     before = scene.journal.lines()

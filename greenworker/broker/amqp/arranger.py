@@ -6,18 +6,58 @@ hold, and while a consumer with a new window takes over from an old one nobody g
 
 By weight: at each turn every queue gains its weight, and the richest of those that have something pays all weights. A
 queue that has nothing keeps its claim, up to one prefetch: a moment without messages does not cost it its share.
+
+Tasks may be faster than the broker: then a queue has nothing here although it has a backlog there, and the others would
+take its turns. A window that was full is the sign of a backlog. Such a queue is waited for until its window is full
+again; if that takes longer than PATIENCE, its backlog is over.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import time
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 from greenworker.broker.delivery import Delivery
 
+PATIENCE = 0.2  # seconds: many round trips to a busy broker, and what slots may idle when a queue's backlog is over
+
+
+class _Flow:
+    """One queue's window at the broker, and how much of it is used: delivered to us, and not settled."""
+
+    __slots__ = ("awaited_since", "backlog", "used", "window")
+
+    def __init__(self) -> None:
+        self.window = 0  # 0: not known
+        self.used = 0
+        self.backlog = False
+        self.awaited_since: float | None = None
+
+    def open(self, window: int) -> None:
+        """A new consumer begins, with a window of its own. What the one before it had counts no more."""
+        if window != self.window:
+            self.window, self.used, self.backlog, self.awaited_since = window, 0, False, None
+
+    def delivered(self) -> None:
+        self.used += 1
+        if 0 < self.window <= self.used:
+            self.backlog, self.awaited_since = True, None
+
+    def awaited(self, empty: bool, now: float) -> bool:
+        """Whether its turn has to wait for its messages, of which there are none here (``empty``) or too few yet."""
+        if not self.backlog or (self.awaited_since is None and not empty):
+            return False
+        if self.awaited_since is None:
+            self.awaited_since = now
+        if now - self.awaited_since < PATIENCE:
+            return True
+        self.backlog, self.awaited_since = False, None
+        return False
+
 
 class Arranger:
-    """Used by the loop alone."""
+    """Used by the loop alone, but for ``settled``."""
 
     def __init__(self, hand_out: Callable[[Delivery], None], *, strict: bool) -> None:
         self._hand_out = hand_out
@@ -25,11 +65,20 @@ class Arranger:
         self._weights: dict[str, int] = {}
         self._claims: dict[str, int] = {}
         self._buffers: dict[str, deque[Delivery]] = {}
+        self._flows: defaultdict[str, _Flow] = defaultdict(_Flow)
+        self._settled: deque[str] = deque()  # the queues of settled deliveries, until the next release
         self.waiting = 0
+        self.awaiting = False  # the last release has left room, for a queue's messages that are on their way
 
-    def set_queues(self, weights: Mapping[str, int]) -> None:
-        """The consumed queues, the first first in strict order. What waits of others stays, and comes last."""
+    def set_queues(self, weights: Mapping[str, int], windows: Mapping[str, int] | None = None) -> None:
+        """The consumed queues, the first first in strict order. What waits of others stays, and comes last.
+
+        ``windows``: how many deliveries of each queue the broker lets be unsettled. One that is not told is never
+        waited for.
+        """
         self._weights = dict(weights)
+        for name in {*weights, *self._flows}:
+            self._flows[name].open((windows or {}).get(name, 0))
         for name in weights:
             self._claims.setdefault(name, 0)
         waiting = {name: buffer for name, buffer in self._buffers.items() if buffer and name not in weights}
@@ -38,16 +87,30 @@ class Arranger:
     def add(self, delivery: Delivery) -> None:
         """A delivery came; it is handed out at its turn."""
         self._buffers.setdefault(delivery.queue, deque()).append(delivery)
+        self._count_settled()
+        self._flows[delivery.queue].delivered()
         self.waiting += 1
 
+    def settled(self, queue: str) -> None:
+        """A delivery of ``queue`` was settled. From any greenlet or thread."""
+        self._settled.append(queue)
+
     def release(self, room: int, prefetch: int) -> None:
-        """Hand out up to ``room`` deliveries, in order; ``prefetch`` bounds the claims."""
+        """Hand out up to ``room`` deliveries, in order; ``prefetch`` bounds the claims.
+
+        If ``awaiting`` is True then, call it again within PATIENCE.
+        """
+        self._count_settled()
+        now = time.monotonic()
+        self.awaiting = False
         while room > 0 and self.waiting:
-            ready = [name for name, buffer in self._buffers.items() if buffer]
-            buffer = self._buffers[ready[0] if self._strict else self._richest(ready, prefetch)]
+            name = self._next(prefetch, now)
+            if name is None:
+                self.awaiting = True
+                return
             self.waiting -= 1
             room -= 1
-            self._hand_out(buffer.popleft())
+            self._hand_out(self._buffers[name].popleft())
 
     def take_all(self, queue: str | None = None) -> list[Delivery]:
         """What waits, of ``queue`` or of all: it waits no longer, and goes back to the broker."""
@@ -56,11 +119,38 @@ class Arranger:
         self.waiting -= len(taken)
         return taken
 
-    def _richest(self, ready: Sequence[str], bound: int) -> str:
+    def _count_settled(self) -> None:
+        for _ in range(len(self._settled)):
+            flow = self._flows[self._settled.popleft()]
+            flow.used = max(0, flow.used - 1)
+
+    def _next(self, prefetch: int, now: float) -> str | None:
+        """The queue whose turn it is; None: its messages are awaited."""
+        candidates = [name for name, buffer in self._buffers.items() if buffer or self._flows[name].backlog]
+        while True:
+            name = candidates[0] if self._strict else self._richest(candidates)
+            buffer = self._buffers[name]
+            if self._flows[name].awaited(not buffer, now):
+                return None
+            if buffer:
+                break
+            candidates.remove(name)
+        if not self._strict:
+            self._pay(name, prefetch)
+        return name
+
+    def _richest(self, candidates: Sequence[str]) -> str:
+        """Who would be the richest if each queue gained its weight now."""
+        lowest = min(self._claims.values(), default=0)  # what is consumed no more has no claim and comes last
+        return max(
+            candidates,
+            key=lambda name: self._claims[name] + self._weights[name] if name in self._weights else lowest - 1,
+        )
+
+    def _pay(self, pick: str, bound: int) -> None:
         claims, total = self._claims, sum(self._weights.values())
         bound = max(bound, total)  # less than one round would cut the shares themselves
         for name, weight in self._weights.items():
             claims[name] = min(bound, claims[name] + weight)
-        pick = max(ready, key=lambda name: claims.get(name, -bound))
-        claims[pick] = max(-bound, claims.get(pick, 0) - total)
-        return pick
+        if pick in self._weights:
+            claims[pick] = max(-bound, claims[pick] - total)

@@ -90,6 +90,7 @@ class TaskChannel:
         source = self._source
         if not source.closed:
             self.settlements.put(delivery.tag, settlement)  # type: ignore[arg-type]  # ours are numbers
+            source.note_settled(delivery.queue)
             source.wake()
 
     def consume_shared(self, queues: Sequence[QueueSpec], limit: int) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from amqp.exceptions import AMQPError, PreconditionFailed
 
-from greenworker.broker.amqp.arranger import Arranger
+from greenworker.broker.amqp.arranger import PATIENCE, Arranger
 from greenworker.broker.amqp.channel import TaskChannel
 from greenworker.broker.amqp.connection import Connection
 from greenworker.broker.amqp.declare import declare
@@ -35,7 +35,7 @@ from greenworker.green.base import LoopWaiter
 logger = logging.getLogger(__name__)
 
 STOP_TIMEOUT = 5.0  # seconds that the broker may take to end our consumers, when a shutdown waits for it
-CLOSE_TIMEOUT = 2.0  # what the broker may take to answer a farewell
+CLOSE_TIMEOUT = 6.0  # to answer a farewell: it works through all acks first, 10,000 of them in 2 s and more
 QUORUM_CLOSE_PAUSE = 0.05  # of 500 acks right before a close quorum queues lost 467; after a pause of 20 ms none
 REDECLARE_INTERVAL = 5.0  # how soon a queue that vanished, and could not be declared again, is tried once more
 
@@ -74,7 +74,9 @@ class AmqpSource:
         self._arranger: Arranger | None = None  # None: one limit is shared by all queues
         self._vanished: dict[str, float] = {}  # queue name -> monotonic time of the next try to declare it
         self._heartbeat_at = 0.0
-        self._hub_fd: int | None = None  # while registered
+        self._hub: Any = None  # while registered
+        self._hub_fd: int | None = None
+        self._hub_wakes_at = 0.0
 
     @classmethod
     def connect(
@@ -97,6 +99,11 @@ class AmqpSource:
     def wake(self) -> None:
         if not self.closed:
             self._wake()
+
+    def note_settled(self, queue: str) -> None:
+        """A channel was told what becomes of a delivery of ``queue``."""
+        if self._arranger is not None:
+            self._arranger.settled(queue)
 
     @property
     def unsettled(self) -> int:
@@ -191,6 +198,8 @@ class AmqpSource:
             beat = connection.heartbeat
             if not connection.buffered:
                 within = min(timeout, beat / 4) if beat else timeout
+                if self._arranger is not None and self._arranger.awaiting:
+                    within = min(within, PATIENCE)
                 if not self._waiter.wait(connection.sock.fileno(), within):
                     self._heartbeat(beat)
                     return
@@ -204,7 +213,7 @@ class AmqpSource:
 
     def register(self, hub: Any, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._hub_fd = self.connection.sock.fileno()
+        self._hub, self._hub_fd = hub, self.connection.sock.fileno()
         hub.add_reader(self._hub_fd, self._on_readable)
 
     def turn(self) -> None:
@@ -215,18 +224,27 @@ class AmqpSource:
             # and a prefetch full of such deliveries would be waited on for ever.
             self._read_buffered()
             self._hand_out()
+            self._bound_the_hubs_wait()
             self._heartbeat(self.connection.heartbeat)
 
     def unregister(self, hub: Any) -> None:
         self._wake = _nobody_waits if self.closed else self._waiter.ring
         if self._hub_fd is not None:  # by its number: a lost connection has no socket any more
             hub.remove(self._hub_fd)
-            self._hub_fd = None
+            self._hub = self._hub_fd = None
 
     def _on_readable(self) -> None:
         with self._telling_loss():
             self.connection.read_ready()
             self._read_buffered()
+
+    def _bound_the_hubs_wait(self) -> None:
+        if self._hub is None or self._arranger is None or not self._arranger.awaiting:
+            return
+        now = time.monotonic()
+        if now >= self._hub_wakes_at:
+            self._hub.call_later(PATIENCE, _nobody_waits)
+            self._hub_wakes_at = now + PATIENCE
 
     def _read_buffered(self) -> None:
         while self.connection.buffered:
@@ -298,12 +316,16 @@ class AmqpSource:
             channel.cancel_all()
         consumed = [queue for name, queue in self._queues.items() if name not in self._vanished]
         if self._arranger is not None:
-            self._arranger.set_queues({name: queue.weight for name, queue in self._queues.items()})
+            windows = [split_windows(share, consumed, strict=self._strict) for share in shares]
+            self._arranger.set_queues(
+                {name: queue.weight for name, queue in self._queues.items()},
+                {queue.name: sum(each[queue.name] for each in windows) for queue in consumed},
+            )
+            for channel, each in zip(self._channels, windows, strict=False):
+                channel.consume_windows(consumed, each)
+            return
         for channel, share in zip(self._channels, shares, strict=False):
-            if self._arranger is None:
-                channel.consume_shared(consumed, share)
-            else:
-                channel.consume_windows(consumed, split_windows(share, consumed, strict=self._strict))
+            channel.consume_shared(consumed, share)
 
     def _maintain(self) -> float:
         """Take over a new prefetch, declare vanished queues; returns in how many seconds there is more to do."""

@@ -7,6 +7,7 @@ as the prefetch has room for. With nothing to do it waits on a bell, and wakes w
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import sqlite3
 import time
@@ -197,14 +198,15 @@ class SqliteSource:
     def _rooms(self, settling: Mapping[str, int]) -> dict[str, int]:
         """How many may be claimed from each queue, ``settling`` of its unsettled being settled in the same transaction.
 
-        In strict order each queue has the whole prefetch, so that the first never waits for others' settlements; else
-        all share it.
+        In strict order each queue has the whole prefetch, so that the first never waits for others' settlements, but
+        those behind one that has all of it get nothing; else all share it.
         """
         if self._stopped:
             return {}
         names = self._order.names
         if self._strict:
-            return {name: max(0, self._prefetch - self._out[name] + settling.get(name, 0)) for name in names}
+            each = {name: self._prefetch - self._out[name] + settling.get(name, 0) for name in names}
+            return dict(itertools.takewhile(lambda queue: queue[1] > 0, each.items()))
         return dict.fromkeys(names, max(0, self._prefetch - self.unsettled + sum(settling.values())))
 
     def _turn(self) -> list[Claimed]:
@@ -240,8 +242,10 @@ class SqliteSource:
         claimed: list[Claimed] = []
         for name, room in rooms.items():
             wanted = min(room, self._batch - len(claimed))
-            if wanted:
-                claimed += self._store.claim(tx, name, self._upkeep.session.id, wanted)
+            rows = self._store.claim(tx, name, self._upkeep.session.id, wanted)
+            claimed += rows
+            if len(rows) == wanted:
+                break  # there may be more in it, and what is behind it would fill the slots meanwhile
         return claimed
 
     def _claim_by_weight(self, tx: Transaction, rooms: Mapping[str, int]) -> list[Claimed]:

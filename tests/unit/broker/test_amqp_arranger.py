@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from greenworker.broker.amqp.arranger import Arranger
 from greenworker.broker.amqp.prefetch import MAX_WINDOW, split_prefetch, split_windows
 from greenworker.broker.delivery import Delivery, Envelope, QueueSpec, Settlement
+from tests.support.worker import wait_until
 
 PREFETCH = 20
 
@@ -69,6 +70,40 @@ def test_strict_order() -> None:
     arranger.release(7, PREFETCH)
     assert [(d.queue, d.tag) for d in out] == [("a", tag) for tag in range(5)] + [("b", 0), ("b", 1)]
     assert arranger.waiting == 3
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_queue_with_a_backlog_is_waited_for_and_one_without_is_not(strict: bool) -> None:
+    """A window that was full tells of a backlog. All that was here of it is settled: more of it is on its way."""
+    out: list[Delivery] = []
+    arranger = Arranger(out.append, strict=strict)
+    arranger.set_queues({"a": 100, "b": 1}, {"a": 4, "b": 4})
+    for queue in "aaaab":
+        arranger.add(delivery(queue))
+    arranger.release(4, PREFETCH)
+    assert [d.queue for d in out] == ["a"] * 4
+    for _ in range(4):
+        arranger.settled("a")
+    arranger.release(4, PREFETCH)
+    assert arranger.awaiting
+    assert len(out) == 4, "b took the turn of a"
+    for _ in range(4):
+        arranger.add(delivery("a"))
+    arranger.release(3, PREFETCH)
+    assert [d.queue for d in out[4:]] == ["a"] * 3
+    arranger.release(1, PREFETCH)
+    for _ in range(4):
+        arranger.settled("a")
+
+    def b_is_out() -> bool:
+        arranger.release(4, PREFETCH)
+        return out[-1].queue == "b"
+
+    wait_until(b_is_out, 5.0, "the patience with a is over")
+    assert not arranger.awaiting
+    arranger.add(delivery("b"))
+    arranger.release(1, PREFETCH)
+    assert [d.queue for d in out[8:]] == ["b", "b"]
 
 
 def test_no_more_than_the_room_and_the_rest_can_be_taken_back() -> None:

@@ -252,6 +252,22 @@ def test_in_strict_order_the_first_queue_comes_first_and_never_waits_for_the_sec
     consumer.close()
 
 
+def test_in_strict_order_nothing_is_taken_from_behind_a_queue_that_has_more(path: Path) -> None:
+    first, second = QueueSpec("first"), QueueSpec("second")
+    consumer = Consumer(path, [first, second], prefetch=10, options=SqliteOptions(strict_order=True))
+    publish(path, *[outgoing("1", first)] * 30, *[outgoing("2", second)] * 5)
+    for _ in range(20):
+        consumer.settle_down()
+        assert consumer.bodies() == ["1"] * 10
+        consumer.got.pop(0).ack()
+    consumer.settle_down()
+    assert consumer.bodies() == ["1"] * 10  # the last of them: the window is full all the same
+    consumer.got.pop(0).ack()
+    consumer.settle_down()
+    assert consumer.bodies() == ["1"] * 9 + ["2"] * 5
+    consumer.close()
+
+
 # --- parked messages ------------------------------------------------------------------------------------------------
 
 

@@ -128,6 +128,8 @@ def test_psycopg2_is_made_green(pool: str) -> None:
     run_patched(
         pool,
         """
+        import sys
+        assert POOL == "eventlet" or "psycopg2" not in sys.modules, "5 MB for an app that may not use it"
         import psycopg2
         from psycopg2.extensions import get_wait_callback
         from greenworker.green.patching import blocking_drivers
