@@ -5,6 +5,7 @@ Tasks leave the name of their queue in a journal, so that its lines are the orde
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -167,7 +168,7 @@ def test_an_idle_worker_is_woken_and_otherwise_sleeps(pool: str, scene: LoadScen
     with scene.worker(pool=pool, concurrency=SLOTS) as worker:
         for number in range(count):
             scene.fill("mark_latency", args=[time.monotonic()])
-            wait_until(lambda done=number + 1: scene.count() == done, 10.0, "the task has run")
+            wait_until(functools.partial(has_run, scene, number + 1), 10.0, "the task has run")
         spent = cpu_seconds(worker.pid)
         began = time.monotonic()
         wait_until(lambda: time.monotonic() > began + 2.0, 5.0)
@@ -192,6 +193,10 @@ def test_an_idle_worker_costs_nothing(pool: str, scene: LoadScene, broker: str, 
         assert worker.stop() == 0
     told(f"{broker}, {pool}: idle at {load:.2%} of a core")
     assert load < 0.02
+
+
+def has_run(scene: LoadScene, count: int) -> bool:
+    return scene.count() == count
 
 
 def cpu_seconds(pid: int) -> float:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from greenworker.broker.delivery import Delivery
 
-PATIENCE = 0.2  # seconds: many round trips to a busy broker, and what slots may idle when a queue's backlog is over
+PATIENCE = 0.1  # seconds: many round trips to a broker, and what slots may idle when a queue's backlog is over
 
 
 class _Flow:
@@ -44,13 +44,13 @@ class _Flow:
         if 0 < self.window <= self.used:
             self.backlog, self.awaited_since = True, None
 
-    def awaited(self, empty: bool, now: float) -> bool:
+    def awaited(self, empty: bool, looked_at: float) -> bool:
         """Whether its turn has to wait for its messages, of which there are none here (``empty``) or too few yet."""
         if not self.backlog or (self.awaited_since is None and not empty):
             return False
         if self.awaited_since is None:
-            self.awaited_since = now
-        if now - self.awaited_since < PATIENCE:
+            self.awaited_since = time.monotonic()
+        if looked_at - self.awaited_since < PATIENCE:
             return True
         self.backlog, self.awaited_since = False, None
         return False
@@ -95,16 +95,17 @@ class Arranger:
         """A delivery of ``queue`` was settled. From any greenlet or thread."""
         self._settled.append(queue)
 
-    def release(self, room: int, prefetch: int) -> None:
+    def release(self, room: int, prefetch: int, looked_at: float) -> None:
         """Hand out up to ``room`` deliveries, in order; ``prefetch`` bounds the claims.
 
-        If ``awaiting`` is True then, call it again within PATIENCE.
+        ``looked_at``: what the broker had sent by then (monotonic time) has been added. A process that stood still must
+        not take messages that lie on its socket for missing. If ``awaiting`` is True then, call it again after
+        PATIENCE.
         """
         self._count_settled()
-        now = time.monotonic()
         self.awaiting = False
         while room > 0 and self.waiting:
-            name = self._next(prefetch, now)
+            name = self._next(prefetch, looked_at)
             if name is None:
                 self.awaiting = True
                 return
@@ -124,13 +125,13 @@ class Arranger:
             flow = self._flows[self._settled.popleft()]
             flow.used = max(0, flow.used - 1)
 
-    def _next(self, prefetch: int, now: float) -> str | None:
+    def _next(self, prefetch: int, looked_at: float) -> str | None:
         """The queue whose turn it is; None: its messages are awaited."""
         candidates = [name for name, buffer in self._buffers.items() if buffer or self._flows[name].backlog]
         while True:
             name = candidates[0] if self._strict else self._richest(candidates)
             buffer = self._buffers[name]
-            if self._flows[name].awaited(not buffer, now):
+            if self._flows[name].awaited(not buffer, looked_at):
                 return None
             if buffer:
                 break
@@ -147,9 +148,9 @@ class Arranger:
             key=lambda name: self._claims[name] + self._weights[name] if name in self._weights else lowest - 1,
         )
 
-    def _pay(self, pick: str, bound: int) -> None:
+    def _pay(self, pick: str, prefetch: int) -> None:
         claims, total = self._claims, sum(self._weights.values())
-        bound = max(bound, total)  # less than one round would cut the shares themselves
+        bound = prefetch * total  # a message costs the sum of all weights: this is a prefetch of them
         for name, weight in self._weights.items():
             claims[name] = min(bound, claims[name] + weight)
         if pick in self._weights:

@@ -77,6 +77,7 @@ class AmqpSource:
         self._hub: Any = None  # while registered
         self._hub_fd: int | None = None
         self._hub_wakes_at = 0.0
+        self._looked_at = 0.0  # monotonic: all that came before was read
 
     @classmethod
     def connect(
@@ -201,8 +202,10 @@ class AmqpSource:
                 if self._arranger is not None and self._arranger.awaiting:
                     within = min(within, PATIENCE)
                 if not self._waiter.wait(connection.sock.fileno(), within):
+                    self._looked_at = time.monotonic()
                     self._heartbeat(beat)
                     return
+            self._looked_at = time.monotonic()
             connection.read_ready()
             self._hand_out()
             self._heartbeat(beat)
@@ -226,6 +229,7 @@ class AmqpSource:
             self._hand_out()
             self._bound_the_hubs_wait()
             self._heartbeat(self.connection.heartbeat)
+            self._looked_at = time.monotonic()  # what comes until now, the hub reads before the next turn
 
     def unregister(self, hub: Any) -> None:
         self._wake = _nobody_waits if self.closed else self._waiter.ring
@@ -257,7 +261,7 @@ class AmqpSource:
     def _hand_out(self) -> None:
         arranger = self._arranger
         if arranger is not None and arranger.waiting and not self.stopped:
-            arranger.release(self._prefetch - self.unsettled, self._prefetch)
+            arranger.release(self._prefetch - self.unsettled, self._prefetch, self._looked_at)
 
     def _give_back_waiting(self, queue: str | None = None) -> None:
         if self._arranger is not None:

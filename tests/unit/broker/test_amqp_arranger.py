@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 
 import pytest
@@ -44,7 +45,7 @@ def test_by_weight_the_first_1000_are_750_to_250(prefetch: int) -> None:
                 len(arranger._buffers[queue]) < prefetch
             ):
                 arranger.add(delivery(queue))
-        arranger.release(prefetch, prefetch)
+        arranger.release(prefetch, prefetch, time.monotonic())
     assert abs(Counter(d.queue for d in out[:1000])["a"] - 750) <= prefetch
 
 
@@ -52,12 +53,12 @@ def test_a_queue_that_was_empty_for_a_moment_catches_up_and_for_long_does_not_st
     arranger, out = arranger_of({"a": 1, "b": 1})
     for _ in range(1000):
         arranger.add(delivery("b"))
-    arranger.release(500, PREFETCH)
+    arranger.release(500, PREFETCH, time.monotonic())
     assert {d.queue for d in out} == {"b"}
     for _ in range(1000):
         arranger.add(delivery("a"))
     del out[:]
-    arranger.release(200, PREFETCH)
+    arranger.release(200, PREFETCH, time.monotonic())
     counts = Counter(d.queue for d in out)
     assert 100 < counts["a"] <= 100 + PREFETCH
 
@@ -67,7 +68,7 @@ def test_strict_order() -> None:
     for number in range(5):
         arranger.add(delivery("b", number))
         arranger.add(delivery("a", number))
-    arranger.release(7, PREFETCH)
+    arranger.release(7, PREFETCH, time.monotonic())
     assert [(d.queue, d.tag) for d in out] == [("a", tag) for tag in range(5)] + [("b", 0), ("b", 1)]
     assert arranger.waiting == 3
 
@@ -80,29 +81,29 @@ def test_a_queue_with_a_backlog_is_waited_for_and_one_without_is_not(strict: boo
     arranger.set_queues({"a": 100, "b": 1}, {"a": 4, "b": 4})
     for queue in "aaaab":
         arranger.add(delivery(queue))
-    arranger.release(4, PREFETCH)
+    arranger.release(4, PREFETCH, time.monotonic())
     assert [d.queue for d in out] == ["a"] * 4
     for _ in range(4):
         arranger.settled("a")
-    arranger.release(4, PREFETCH)
+    arranger.release(4, PREFETCH, time.monotonic())
     assert arranger.awaiting
     assert len(out) == 4, "b took the turn of a"
     for _ in range(4):
         arranger.add(delivery("a"))
-    arranger.release(3, PREFETCH)
+    arranger.release(3, PREFETCH, time.monotonic())
     assert [d.queue for d in out[4:]] == ["a"] * 3
-    arranger.release(1, PREFETCH)
+    arranger.release(1, PREFETCH, time.monotonic())
     for _ in range(4):
         arranger.settled("a")
 
     def b_is_out() -> bool:
-        arranger.release(4, PREFETCH)
+        arranger.release(4, PREFETCH, time.monotonic())
         return out[-1].queue == "b"
 
     wait_until(b_is_out, 5.0, "the patience with a is over")
     assert not arranger.awaiting
     arranger.add(delivery("b"))
-    arranger.release(1, PREFETCH)
+    arranger.release(1, PREFETCH, time.monotonic())
     assert [d.queue for d in out[8:]] == ["b", "b"]
 
 
@@ -110,14 +111,14 @@ def test_no_more_than_the_room_and_the_rest_can_be_taken_back() -> None:
     arranger, out = arranger_of({"a": 1, "b": 1})
     for queue in ("a", "b", "a"):
         arranger.add(delivery(queue))
-    arranger.release(0, PREFETCH)
-    arranger.release(-3, PREFETCH)
+    arranger.release(0, PREFETCH, time.monotonic())
+    arranger.release(-3, PREFETCH, time.monotonic())
     assert out == []
     assert [d.queue for d in arranger.take_all("a")] == ["a", "a"]
     assert arranger.waiting == 1
     arranger.set_queues({"c": 1})  # b is consumed no more, what came of it is not lost
     arranger.add(delivery("c"))
-    arranger.release(10, PREFETCH)
+    arranger.release(10, PREFETCH, time.monotonic())
     assert sorted(d.queue for d in out) == ["b", "c"]
     assert arranger.waiting == 0
     assert arranger.take_all() == []
