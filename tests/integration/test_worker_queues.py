@@ -73,7 +73,7 @@ def test_weights(pool: str, scene: LoadScene, broker: str, told: Told) -> None:
     worst = max(abs(count - 0.75 * number) for number, count in enumerate(heavies, 1))
     told(f"{broker}, {pool}: {heavies[-1]} to {1_000 - heavies[-1]}, at most {worst:.0f} off on the way")
     assert abs(heavies[-1] - 750) <= PREFETCH
-    assert worst <= 2 * PREFETCH  # a broker that stands still for a moment costs a share, and it is made up for
+    assert worst <= 3 * PREFETCH  # a broker that stands still costs the others' prefetch, and it is made up for
 
 
 def test_strict_order(scene: LoadScene) -> None:
@@ -88,8 +88,9 @@ def test_strict_order(scene: LoadScene) -> None:
     starts = scene.marks()
     for index, name in enumerate(["one", "two", "three"]):
         assert starts.count(name) == waiting
-        assert starts.index(name) >= index * waiting - PREFETCH, f"{name} began too early"
-        assert starts[: (index + 1) * waiting + PREFETCH].count(name) == waiting, f"{name} was held up"
+        # Twice: a broker that stands still for longer than anybody waits for it lets a prefetch of the others through.
+        assert starts.index(name) >= index * waiting - 2 * PREFETCH, f"{name} began too early"
+        assert starts[: (index + 1) * waiting + 2 * PREFETCH].count(name) == waiting, f"{name} was held up"
 
 
 @pytest.mark.parametrize("broker", ["sqlite"])  # RabbitMQ's: test_celery_client_priority
