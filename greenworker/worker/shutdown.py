@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 INTERRUPT_TIMEOUT = 2.0  # for interrupted bodies to clean up and their messages to be given back
 SETTLE_TIMEOUT = 3.0  # for what is abandoned to be written
-HANG_TIMEOUT = 15.0  # for all that comes after ``shutdown_timeout``; then the guardian ends the process
+HANG_TIMEOUT = 25.0  # for all that comes after ``shutdown_timeout``; then the guardian ends the process
 TURN = 0.25  # how soon a cold shutdown is noticed by a warm one
 
 

@@ -45,7 +45,6 @@ def scene(broker: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
         yield scene
 
 
-@pytest.mark.parametrize("broker", [pytest.param("rabbitmq", marks=pytest.mark.full), "sqlite"])
 def test_ten_thousand_tasks_asleep_at_once(scene: LoadScene, broker: str, told: Told) -> None:
     """Under 150 MB at the peak, and each runs once. They sleep until the last one has begun and all are released."""
     count = 10_000

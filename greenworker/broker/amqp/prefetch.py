@@ -1,4 +1,9 @@
-"""How a prefetch is shared out: between channels, since one counts in 16 bits, and between the queues of one."""
+"""How a prefetch is shared out: between channels, and between the queues of one.
+
+RabbitMQ looks for an acked delivery in a list of all that its channel has outstanding, from the oldest on. With tasks
+that end out of order an ack cost the broker 15 us at 1,000 outstanding and 238 us at 10,000. So there are more channels
+rather than more on one; a limit has 16 bits besides.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,13 @@ from collections.abc import Sequence
 from greenworker.broker.delivery import QueueSpec
 
 MAX_WINDOW = 65_535  # basic.qos counts in 16 bits, and 0 would mean unlimited
+CHEAP_SHARE = 2_000  # what one channel has outstanding, while there are channels enough
+MANY_CHANNELS = 32  # more would cost more at every start than they save: a consumer for each queue on each of them
 
 
 def split_prefetch(prefetch: int) -> list[int]:
-    """Shares of at most 65,535, one a channel, as even as can be."""
-    channels = max(1, math.ceil(prefetch / MAX_WINDOW))
+    """Shares, one a channel, as even as can be: of at most 2,000 on up to 32 channels, and of at most 65,535 beyond."""
+    channels = max(1, min(MANY_CHANNELS, math.ceil(prefetch / CHEAP_SHARE)), math.ceil(prefetch / MAX_WINDOW))
     share, rest = divmod(prefetch, channels)
     return [share + (number < rest) for number in range(channels)]
 

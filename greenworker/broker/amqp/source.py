@@ -2,8 +2,7 @@
 
 Prefetch has two forms. Shared: one limit a channel, over all its queues (classic queues, RabbitMQ before 4). By
 consumer: each queue has a window of its own (quorum queues, RabbitMQ 4, queues whose kind is not known, and queues with
-weights or in strict order), and an Arranger limits what is handed out. A limit has 16 bits, so a larger prefetch takes
-more channels.
+weights or in strict order), and an Arranger limits what is handed out. A larger prefetch takes more channels.
 
 Nothing is published over this connection: RabbitMQ stops reading from one that publishes while an alarm is on, acks
 included.
@@ -34,8 +33,10 @@ from greenworker.green.base import LoopWaiter
 
 logger = logging.getLogger(__name__)
 
-STOP_TIMEOUT = 5.0  # seconds that the broker may take to end our consumers, when a shutdown waits for it
-CLOSE_TIMEOUT = 6.0  # to answer a farewell: it works through all acks first, 10,000 of them in 2 s and more
+# At a shutdown the broker answers only when it has worked through all acks, and one that is given up too soon loses
+# them: their tasks run again. Both waits and the rest of a shutdown have to fit into its HANG_TIMEOUT.
+STOP_TIMEOUT = 10.0  # seconds that the broker may take to end our consumers
+CLOSE_TIMEOUT = 10.0  # to answer the farewell
 QUORUM_CLOSE_PAUSE = 0.05  # of 500 acks right before a close quorum queues lost 467; after a pause of 20 ms none
 REDECLARE_INTERVAL = 5.0  # how soon a queue that vanished, and could not be declared again, is tried once more
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greenworker.broker.amqp.arranger import Arranger
-from greenworker.broker.amqp.prefetch import MAX_WINDOW, split_prefetch, split_windows
+from greenworker.broker.amqp.prefetch import MANY_CHANNELS, MAX_WINDOW, split_prefetch, split_windows
 from greenworker.broker.delivery import Delivery, Envelope, QueueSpec, Settlement
 from tests.support.worker import wait_until
 
@@ -129,7 +129,14 @@ def test_shares_of_a_prefetch_fit_16_bits_and_are_never_0(prefetch: int) -> None
     shares = split_prefetch(prefetch)
     assert sum(shares) == prefetch
     assert all(1 <= share <= MAX_WINDOW for share in shares)
-    assert len(shares) == -(-prefetch // MAX_WINDOW)
+    assert max(shares) - min(shares) <= 1
+
+
+def test_a_channel_has_few_outstanding_while_there_are_channels_enough() -> None:
+    assert split_prefetch(1_999) == [1_999]
+    assert split_prefetch(10_001) == [1_667] * 5 + [1_666]
+    assert len(split_prefetch(100_000)) == MANY_CHANNELS
+    assert len(split_prefetch(40 * MAX_WINDOW)) == 40
 
 
 @given(st.integers(1, MAX_WINDOW), st.lists(st.integers(1, 100), min_size=1, max_size=8), st.booleans())
