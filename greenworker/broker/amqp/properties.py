@@ -49,7 +49,7 @@ class PropertyDecoder:
     def decode(self, data: bytes) -> dict[str, Any]:
         """The properties of a content header, ``data`` beginning at its flags; header table as ``application_headers``.
 
-        Equal to what ``amqp.basic_message.Message`` reads. Raises struct.error, IndexError, UnicodeDecodeError or
+        Equal to what ``amqp.basic_message.Message`` reads. Raises struct.error, IndexError, ValueError or
         amqp.exceptions.FrameSyntaxError for bytes that are no property section, RecursionError for hundreds of tables
         in one another.
         """
@@ -128,7 +128,10 @@ class PropertyDecoder:
             return _I32(data, at + 1)[0], at + 5
         if kind == _INT64:
             return _I64(data, at + 1)[0], at + 9
-        value, after = _stock_read_item(data, at)
+        try:
+            value, after = _stock_read_item(data, at)
+        except (OverflowError, OSError) as exc:  # of datetime; an OSError would count as a lost connection
+            raise ValueError(f"a timestamp that is no date: {exc}") from exc
         return value, after
 
     def _new_name(self, raw: bytes) -> str:
