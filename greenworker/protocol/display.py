@@ -16,9 +16,9 @@ _PLAIN = frozenset({type(None), bool, float, complex})
 
 
 def bounded_repr(value: Any, max_chars: int = MAX_REPR_CHARS, max_levels: int = MAX_REPR_LEVELS) -> str:
-    """The repr of ``value``, cut with ``...`` after about ``max_chars`` characters and below ``max_levels`` containers.
+    """The repr of ``value``, cut with ``...`` after ``max_chars`` characters and below ``max_levels`` containers.
 
-    Closing brackets of what was cut are added, so the text is at most some ten characters longer. Never raises.
+    Closing brackets of what was cut are added, so the text may be some more characters long. Never raises.
     """
     writer = _Writer(max_chars)
     writer.write(value, max_levels)
@@ -44,11 +44,12 @@ def bounded_text(text: str, max_chars: int) -> str:
 
 
 class _Writer:
-    """Collects pieces until ``left`` characters are used up."""
+    """Collects pieces until ``left`` characters are used up; then one ``...``, and closing brackets."""
 
-    __slots__ = ("left", "pieces")
+    __slots__ = ("cut", "left", "pieces")
 
     def __init__(self, left: int) -> None:
+        self.cut = False
         self.left = left
         self.pieces: list[str] = []
 
@@ -95,19 +96,24 @@ class _Writer:
     def _separate(self, number: int) -> bool:
         """Write what stands before item ``number``; False if no room is left for it."""
         if self.left <= 0:
-            self.pieces.append(", ..." if number else "...")
+            self._cut(", ..." if number else "...")
             return False
         if number:
             self._put(", ")
         return True
 
     def _put(self, text: str) -> None:
-        if self.left <= 0:
-            return
         if len(text) > self.left:
-            text = text[: self.left] + "..."
-        self.pieces.append(text)
-        self.left -= len(text)
+            self.pieces.append(text[: self.left])
+            self._cut("...")
+        else:
+            self.pieces.append(text)
+        self.left = max(0, self.left - len(text))
+
+    def _cut(self, mark: str) -> None:
+        if not self.cut:
+            self.pieces.append(mark)
+        self.cut = True
 
 
 def _brackets(value: Iterable[Any]) -> tuple[str, str]:
