@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from greenworker.app.app import App
 from greenworker.execution.pool import CAPABILITIES
 from greenworker.settings import load_settings
+from tests.support.journal import Journal
 from tests.support.worker import Worker, wait_until
 
 POOLS = ("gevent", "eventlet", "threads", "solo")
@@ -25,11 +24,6 @@ LOOPS = {
     for pool in POOLS
     for broker in BROKERS
 }
-
-
-def journal(path: Path) -> list[dict[str, Any]]:
-    """What tasks noted so far."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def sqlite_url(folder: Path) -> str:
@@ -44,12 +38,12 @@ def test_cell(pool: str, broker: str, tmp_path: Path, request: pytest.FixtureReq
     request.node.user_properties.append(("matrix", cell))
     url = request.getfixturevalue("rabbitmq_url") if broker == "rabbitmq" else sqlite_url(tmp_path)
     cell[2] = "FAILED"
-    notes = tmp_path / "journal"
+    journal = Journal(tmp_path / "journal")
     with Worker(
         tmp_path,
         app="tests.support.mixed_tasks:app",
         ini={"worker": {"pool": pool, "concurrency": 8}, "broker": {"url": url}},
-        environ={"TASK_JOURNAL": str(notes)},
+        environ=journal.environ,
     ) as worker:
         app = App("client", settings=load_settings(overrides={("broker", "url"): url}, environ={}))
         for number in range(30):
@@ -57,11 +51,11 @@ def test_cell(pool: str, broker: str, tmp_path: Path, request: pytest.FixtureReq
         app.send_task("mixed.flaky", [1])
         app.send_task("mixed.coroutine")
         app.send_task("mixed.nothing", countdown=1)
-        wait_until(lambda: len(journal(notes)) >= 34, what="34 runs")
+        wait_until(lambda: len(journal.lines()) >= 34, what="34 runs")
         app.close()
         assert worker.stop() == 0
         assert f"loop     {LOOPS[pool, broker]}" in worker.output
-    assert Counter(note["task"] for note in journal(notes)) == {
+    assert Counter(note["task"] for note in journal.lines()) == {
         "mixed.add": 30,
         "mixed.flaky": 2,
         "mixed.coroutine": 1,
@@ -71,14 +65,14 @@ def test_cell(pool: str, broker: str, tmp_path: Path, request: pytest.FixtureReq
 
 
 @pytest.fixture(params=POOLS)
-def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Worker, App, Path]]:
+def running(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, Worker, App, Journal]]:
     """A worker of each pool on the embedded broker: pool, worker, client, journal."""
-    notes = tmp_path / "journal"
+    journal = Journal(tmp_path / "journal")
     ini = {"worker": {"pool": request.param, "concurrency": 4, "shutdown_timeout": "300ms"}}
-    with Worker(tmp_path, app="tests.support.mixed_tasks:app", ini=ini, environ={"TASK_JOURNAL": str(notes)}) as worker:
+    with Worker(tmp_path, app="tests.support.mixed_tasks:app", ini=ini, environ=journal.environ) as worker:
         settings = load_settings(environ={"STATE_DIRECTORY": str(tmp_path / "state")})
         with App("client", settings=settings) as app:
-            yield request.param, worker, app, notes
+            yield request.param, worker, app, journal
 
 
 def skip_without(pool: str, capability: str) -> None:
@@ -88,7 +82,7 @@ def skip_without(pool: str, capability: str) -> None:
         pytest.skip(f"execution/pool.CAPABILITIES[{pool!r}]: {capability}=False")
 
 
-def test_limits(running: tuple[str, Worker, App, Path]) -> None:
+def test_limits(running: tuple[str, Worker, App, Journal]) -> None:
     pool, _, app, _ = running
     skip_without(pool, "limits")
     hard = app.send_task("mixed.hard")
@@ -97,16 +91,16 @@ def test_limits(running: tuple[str, Worker, App, Path]) -> None:
     assert soft.get(timeout=10) == "cleaned up"
 
 
-def test_put_back(running: tuple[str, Worker, App, Path]) -> None:
-    pool, worker, app, notes = running
+def test_put_back(running: tuple[str, Worker, App, Journal]) -> None:
+    pool, worker, app, journal = running
     skip_without(pool, "put_back")
     app.send_task("mixed.sleep", [60])
-    wait_until(lambda: journal(notes), what="the task has begun")
+    wait_until(journal.lines, what="the task has begun")
     began = time.monotonic()
     assert worker.stop(signal.SIGTERM) == 75
     assert time.monotonic() - began < 10
     worker.start()
-    wait_until(lambda: len(journal(notes)) == 2, what="the task has begun again")
-    assert {note["retries"] for note in journal(notes)} == {0}
+    wait_until(lambda: len(journal.lines()) == 2, what="the task has begun again")
+    assert {note["retries"] for note in journal.lines()} == {0}
     worker.send(signal.SIGQUIT)
     assert worker.wait() == 75
