@@ -117,11 +117,10 @@ class Dispatcher:
         )
 
     def _park(self, request: Request, defer: Defer) -> None:
-        if defer.bucket is not None:
-            defer.bucket.give_back()
+        delay = defer.delay if defer.bucket is None else defer.bucket.park()
         delivery = request.delivery
         request.move(Move.SETTLE)
-        outgoing = Outgoing(delivery.envelope, delivery.queue, delay=max(defer.delay, SHORTEST_PARK))
+        outgoing = Outgoing(delivery.envelope, delivery.queue, delay=max(delay, SHORTEST_PARK))
         self._settler.replace(request, outgoing)
 
     def _due(self, request: Request, admitted: bool) -> None:

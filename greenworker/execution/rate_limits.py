@@ -35,6 +35,7 @@ class TokenBucket:
         self.interval = 1.0 / rate
         self._clock = clock
         self._next = clock.monotonic()
+        self._next_parked = self._next
 
     def reserve(self) -> float:
         """Take the next start; returns the seconds until it is due, 0 if that is now."""
@@ -43,6 +44,13 @@ class TokenBucket:
         self._next = due + self.interval
         return due - now
 
-    def give_back(self) -> None:
-        """The last start that was reserved is not used."""
+    def park(self) -> float:
+        """Give the last reserved start back, for one behind all parked before; returns the seconds until that.
+
+        Were they all parked for the time that the first has to wait, they would come back together and be parked again.
+        """
         self._next -= self.interval
+        now = self._clock.monotonic()
+        due = max(self._next, self._next_parked, now)
+        self._next_parked = due + self.interval
+        return due - now

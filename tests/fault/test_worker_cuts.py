@@ -154,7 +154,12 @@ def test_broker_killed_and_started_again(pool: str, kind: str, tmp_path: Path) -
             wait_until(lambda: set(long) <= set(scene.ids("end")), 10.0, "running tasks end without a broker")
             server.start()
             worker.wait_for_line(AGAIN, 15.0)
-            wait_until(lambda: set(scene.ids("end")) == {*long, *ids}, 60.0, "every task ended")
+            wait_until(
+                lambda: set(scene.ids("end")) == {*long, *ids},
+                60.0,
+                "every task ended",
+                lambda: f"{len({*long, *ids} - set(scene.ids('end')))} are missing, {scene.waiting()} wait",
+            )
             assert worker.stop() == 0
         assert scene.waiting() == 0
     finally:

@@ -47,12 +47,18 @@ def environment(folder: Path, extra: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 10.0, what: str = "") -> None:
-    """Poll until ``condition()`` is true. Raises AssertionError, naming ``what``, after ``timeout`` seconds."""
+def wait_until(
+    condition: Callable[[], object], timeout: float = 10.0, what: str = "", state: Callable[[], object] | None = None
+) -> None:
+    """Poll until ``condition()`` is true. Raises AssertionError, naming ``what``, after ``timeout`` seconds.
+
+    ``state`` says what is the case instead.
+    """
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout:g} s: {what or condition}")
+            instead = f"; instead: {state()}" if state is not None else ""
+            raise AssertionError(f"not within {timeout:g} s: {what or condition}{instead}")
         time.sleep(0.01)
 
 

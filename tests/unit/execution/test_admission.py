@@ -65,12 +65,19 @@ def test_idle_time_earns_no_burst(clock: FakeClock) -> None:
     assert [bucket.reserve() for _ in range(3)] == pytest.approx([0.0, 0.1, 0.2])
 
 
-def test_start_given_back_is_used_by_the_next(clock: FakeClock) -> None:
+def test_parked_starts_come_one_after_another_and_leave_theirs_to_the_next(clock: FakeClock) -> None:
     bucket = TokenBucket(1.0, clock)
     bucket.reserve()
+    parked = []
+    for _ in range(3):
+        assert bucket.reserve() == pytest.approx(1.0)
+        parked.append(bucket.park())
+    assert parked == pytest.approx([1.0, 2.0, 3.0])
     assert bucket.reserve() == pytest.approx(1.0)
-    bucket.give_back()
-    assert bucket.reserve() == pytest.approx(1.0)
+    clock.advance(10)
+    bucket.reserve()
+    bucket.reserve()
+    assert bucket.park() == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

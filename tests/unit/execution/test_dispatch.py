@@ -171,6 +171,15 @@ def test_rate_limited_request_reserves_one_start(bench: Bench) -> None:
     assert len(bench.pool.runs) == 3
 
 
+def test_rate_limited_requests_beyond_the_limit_come_back_one_after_another() -> None:
+    bench = Bench(deferred_limit=2)
+    bench.admission.limit("tests.add", "1/s")
+    for _ in range(6):
+        bench.receive()
+    assert (len(bench.pool.runs), bench.dispatcher.deferred) == (1, 2)
+    assert [outgoing.delay for outgoing in bench.parked] == pytest.approx([3.0, 4.0, 5.0])
+
+
 def test_expired_while_it_waited_for_a_slot(bench: Bench) -> None:
     bench.receive(expires=bench.later(5))
     bench.clock.advance(6)
