@@ -17,6 +17,7 @@ from greenworker import errors
 from greenworker.errors import EncodeError, MalformedMessage, ResultsError
 from greenworker.protocol import fields
 from greenworker.protocol.display import bounded_repr, shown
+from greenworker.protocol.message import TaskMessage
 from greenworker.protocol.serialization import encode
 
 PENDING = "PENDING"
@@ -50,7 +51,11 @@ _OURS = {names: cls for cls, names in _CELERYS_NAMES.items()}
 
 @dataclass(slots=True)
 class ResultMeta:
-    """A task's result as it is stored. ``result`` is the value or, in a state of EXCEPTION_STATES, the exception."""
+    """A task's result as it is stored. ``result`` is the value or, in a state of EXCEPTION_STATES, the exception.
+
+    ``reply_to`` and ``correlation_id`` are no part of the document: they say where a store that sends results to those
+    who wait for them (rpc) sends this one.
+    """
 
     task_id: str
     status: str
@@ -60,6 +65,22 @@ class ResultMeta:
     date_done: datetime | None = None  # aware UTC
     parent_id: str | None = None
     group_id: str | None = None
+    reply_to: str | None = field(default=None, compare=False)
+    correlation_id: str | None = field(default=None, compare=False)
+
+    @classmethod
+    def of(cls, message: TaskMessage, status: str, result: Any, **more: Any) -> ResultMeta:
+        """The result of the task that ``message`` asked for; ``more``: other fields."""
+        return cls(
+            message.id,
+            status,
+            result,
+            parent_id=message.parent_id,
+            group_id=message.group,
+            reply_to=message.reply_to,
+            correlation_id=message.correlation_id,
+            **more,
+        )
 
 
 def encode_meta(meta: ResultMeta, serializer: str = "json") -> dict[str, Any]:

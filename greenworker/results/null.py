@@ -11,8 +11,13 @@ from greenworker.protocol.results import ResultMeta
 class NullResults:
     """Keeps nothing. ``stored`` is called at once, so that acknowledgements never wait for it."""
 
+    full = False
+
     def start(self) -> None:
         """Nothing to open."""
+
+    def reply_to(self) -> str | None:
+        return None
 
     def store(self, meta: ResultMeta, stored: Callable[[], None] | None = None) -> None:
         if stored is not None:

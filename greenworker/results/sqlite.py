@@ -1,36 +1,27 @@
-"""Results in an SQLite file of their own: Celery's result document a row, written by one thread, many at a time.
+"""Results in an SQLite file of their own: Celery's result document a row, a batch of the writer a transaction.
 
-``store`` encodes and queues; the writer thread (green in a patched process, begun at the first ``store``: readers need
-none) commits what has gathered, up to 200 records at once, and then tells whoever waits that they are durable. Two
-rules are kept by the one statement that writes: SUCCESS is final, and a document takes the place of the one before it.
+Two rules are kept by the one statement that writes: SUCCESS is final, and a document takes the place of the one before
+it.
 """
 
 from __future__ import annotations
 
-import contextvars
 import logging
-import queue
-import random
-import threading
+import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from greenworker.broker.sqlite.database import Database, Opening, Schema
 from greenworker.broker.sqlite.files import RESULTS_FILE
-from greenworker.errors import MalformedMessage, ResultsError, ResultTimeoutError, StateFolderError
-from greenworker.protocol.results import READY_STATES, SUCCESS, ResultMeta, decode_meta, encode_meta
-from greenworker.protocol.serialization import decode, encode
+from greenworker.errors import ResultsError, StateFolderError
+from greenworker.protocol.results import SUCCESS, ResultMeta
 from greenworker.results.base import ResultsOptions
+from greenworker.results.record import Record, RefusedRecordError
+from greenworker.results.written import WrittenResults, final, is_final
 
 logger = logging.getLogger(__name__)
 
-BATCH = 200
-QUEUE_LIMIT = 2_000  # records; a store that is away makes its callers wait from there on
-STOP_TIMEOUT = 5.0
-BEHIND_INTERVAL = 10.0  # seconds between complaints of a caller that waits for a place in the queue
-RETRY_DELAY, RETRY_DELAY_MAX = 0.1, 5.0
 EXPIRY_INTERVAL, EXPIRY_CHUNK = 30.0, 500
 FIRST_POLL, LONGEST_POLL = 0.005, 0.1  # seconds between looks for a result that somebody waits for
 
@@ -60,110 +51,56 @@ _READ = """SELECT content_type, content_encoding, document FROM results
     WHERE task_id = ? AND (expires_at IS NULL OR expires_at > ?)"""
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    task_id: str
-    status: str
-    content_type: str
-    content_encoding: str
-    document: str | bytes
-    stored: Callable[[], None] | None
-
-
-class SqliteResults:
+class SqliteResults(WrittenResults):
     """The ResultStore (results/base.py) of a file."""
 
     def __init__(self, path: Path, options: ResultsOptions | None = None) -> None:
+        super().__init__(str(path), options or ResultsOptions())
         self._path = path
-        self._options = options or ResultsOptions()
         self._database: Database | None = None
-        self._queue: queue.Queue[_Record | None] = queue.Queue(QUEUE_LIMIT)  # None: wake up and look at _stopping
-        self._unwritten = 0  # queued or being written; under _idle
-        self._idle = threading.Condition()
-        self._stopping = threading.Event()
-        self._writer: threading.Thread | None = None
 
     def start(self) -> None:
         """Open the file, which ``options.create`` makes where missing. Raises StateFolderError or ResultsError."""
-        if self._database is not None:
-            return
-        self._database = Database(self._path, self._opening())
-        self._stopping.clear()
+        if self._database is None:
+            self._database = Database(self._path, self._opening())
+            self.writer.start()
 
-    def store(self, meta: ResultMeta, stored: Callable[[], None] | None = None) -> None:
-        serializer = self._options.serializer
-        body, content_type, content_encoding = encode(encode_meta(meta, serializer), serializer)
-        document = body.decode() if content_encoding == "utf-8" else body
-        record = _Record(meta.task_id, meta.status, content_type, content_encoding, document, stored)
-        with self._idle:
-            self._unwritten += 1
-            if self._writer is None and not self._stopping.is_set():
-                self._writer = threading.Thread(target=self._serve, name="results-writer", daemon=True)
-                contextvars.Context().run(self._writer.start)  # else a green one has the first caller's task for ever
-        while not self._stopping.is_set():
-            try:
-                self._queue.put(record, timeout=BEHIND_INTERVAL)
-            except queue.Full:
-                logger.warning("%d results wait to be stored in %s: tasks wait for them", QUEUE_LIMIT, self._path)
-            else:
-                return
-        with self._idle:
-            self._unwritten -= 1
-        raise ResultsError(f"results store: stopped, the result of task {meta.task_id} is not stored")
+    def stop(self) -> None:
+        if self._database is not None:
+            self.writer.stop()
+            self._database.close()
+            self._database = None
 
     def get(self, task_id: str) -> ResultMeta | None:
         rows = self._opened().read(_READ, (task_id, time.time()))
         if not rows:
             return None
         content_type, content_encoding, document = rows[0]
-        try:
-            return decode_meta(decode(document, content_type, content_encoding, accept=(content_type,)))
-        except MalformedMessage as exc:
-            raise ResultsError(f"results store: the stored result of task {task_id} is damaged: {exc.reason}") from exc
+        accept = (content_type,)  # nobody but greenworker writes to its file; the serializer may have been another one
+        return self.decoded(task_id, document, content_type, content_encoding, accept)
 
     def wait(self, task_id: str, timeout: float) -> ResultMeta:
         deadline, poll = time.monotonic() + timeout, FIRST_POLL
-        while True:
-            meta = self.get(task_id)
-            if meta is not None and meta.status in READY_STATES:
-                return meta
+        while not is_final(meta := self.get(task_id)):
             left = deadline - time.monotonic()
             if left <= 0:
-                state = "no record of it" if meta is None else f"its state is {meta.status}"
-                raise ResultTimeoutError(f"no result of task {task_id} within {timeout:g} s: {state}")
+                break
             time.sleep(min(poll, left))
             poll = min(poll * 1.5, LONGEST_POLL)
+        return final(meta, task_id, timeout)
 
     def forget(self, task_id: str) -> None:
         with self._opened().transaction() as tx:
             tx.execute("DELETE FROM results WHERE task_id = ?", (task_id,))
-
-    def flush(self, timeout: float) -> bool:
-        with self._idle:
-            return self._idle.wait_for(lambda: self._unwritten == 0, timeout)
-
-    def stop(self) -> None:
-        if self._database is None:
-            return
-        self.flush(STOP_TIMEOUT)
-        self._stopping.set()
-        if self._writer is not None:
-            self._wake_writer()
-            self._writer.join(STOP_TIMEOUT)
-            self._writer = None
-        self._database.close()
-        self._database = None
-        if self._unwritten:
-            logger.error("%d results were not stored: %s could not be written", self._unwritten, self._path)
 
     def _opening(self) -> Opening:
         return Opening(
             purpose=RESULTS_FILE,
             schema=SCHEMA,
             unavailable=ResultsError,
-            create=self._options.create,
-            synchronous=self._options.synchronous,
-            file_group=self._options.file_group,
+            create=self.options.create,
+            synchronous=self.options.synchronous,
+            file_group=self.options.file_group,
         )
 
     def _opened(self) -> Database:
@@ -175,86 +112,34 @@ class SqliteResults:
             self._database = database = Database(self._path, self._opening())  # others may still be reading the old one
         return database
 
-    def _wake_writer(self) -> None:
-        try:
-            self._queue.put_nowait(None)
-        except queue.Full:
-            pass  # then it is awake
+    # --- writing, by the writer's thread ------------------------------------------------------------------------
 
-    # --- the writer ---------------------------------------------------------------------------------------------
-
-    def _serve(self) -> None:
-        expire_at = 0.0
-        while not self._stopping.is_set():
-            batch = self._gather(max(0.001, expire_at - time.monotonic()))
-            if batch:
-                self._write_until_written(batch)
-            if time.monotonic() >= expire_at:
-                expire_at = time.monotonic() + (EXPIRY_INTERVAL if self._expire() < EXPIRY_CHUNK else 0.0)
-
-    def _gather(self, timeout: float) -> list[_Record]:
-        """What has gathered, 200 records at most; waits for the first one."""
-        batch: list[_Record] = []
-        try:
-            first = self._queue.get(timeout=timeout)
-            while first is not None:
-                batch.append(first)
-                if len(batch) == BATCH:
-                    break
-                first = self._queue.get_nowait()
-        except queue.Empty:
-            pass
-        return batch
-
-    def _write_until_written(self, batch: Sequence[_Record]) -> None:
-        delay = RETRY_DELAY
-        while True:
-            try:
-                self._write(batch)
-                break
-            except Exception as exc:  # whatever the file has: nothing is dropped, and all acks wait for this thread
-                logger.error(
-                    "%d results are not stored yet (first: task %s), next try in %.1f s: %s",
-                    *(len(batch), batch[0].task_id, delay, exc),
-                )
-            if self._stopping.wait(delay * random.uniform(0.5, 1.0)):
-                return  # stop() has waited its time, and tells how many are lost
-            delay = min(delay * 2, RETRY_DELAY_MAX)
-        for record in batch:
-            self._tell(record)
-        with self._idle:
-            self._unwritten -= len(batch)
-            if self._unwritten == 0:
-                self._idle.notify_all()
-
-    def _write(self, batch: Sequence[_Record]) -> None:
-        now, expires = time.time(), self._options.expires
+    def write(self, batch: Sequence[Record]) -> Mapping[Record, Exception]:
+        now, expires = time.time(), self.options.expires
         expires_at = None if expires is None else now + expires
-        with self._opened().transaction() as tx:
-            tx.executemany(
-                _WRITE,
-                [
-                    (
-                        each.task_id,
-                        each.status,
-                        each.content_type,
-                        each.content_encoding,
-                        each.document,
-                        expires_at,
-                        now,
-                    )
-                    for each in batch
-                ],
+        rows = [
+            (
+                record.task_id,
+                record.meta.status,
+                record.content_type,
+                record.content_encoding,
+                record.body.decode() if record.content_encoding == "utf-8" else record.body,
+                expires_at,
+                now,
             )
-
-    @staticmethod
-    def _tell(record: _Record) -> None:
-        if record.stored is None:
-            return
+            for record in batch
+        ]
         try:
-            record.stored()
-        except Exception:  # the caller's own fault must not end the writer, on which all others wait
-            logger.exception("The callback of the stored result of task %s failed", record.task_id)
+            with self._opened().transaction() as tx:
+                tx.executemany(_WRITE, rows)
+        except ResultsError as exc:
+            if len(batch) == 1 and isinstance(exc.__cause__, sqlite3.DataError):  # too large, for one
+                return {batch[0]: RefusedRecordError(str(exc))}
+            raise
+        return {}
+
+    def upkeep(self) -> float:
+        return EXPIRY_INTERVAL if self._expire() < EXPIRY_CHUNK else 0.0
 
     def _expire(self) -> int:
         """Delete expired results, a chunk at most; returns how many."""
