@@ -26,7 +26,6 @@ SQLITE_SCHEME = "sqlite"
 REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket", "sentinel"})
 SHORTEST_TRY = 0.1  # seconds to connect in where the deadline is over already
 
-_DRIVERS = dict.fromkeys(REDIS_SCHEMES, "redis")
 _REFUSALS = (AccessRefused, NotAllowed, ssl.SSLCertVerificationError)
 
 
@@ -71,6 +70,15 @@ def is_redis(url: str) -> bool:
     return scheme_of(url) in REDIS_SCHEMES
 
 
+def check_driver(url: str) -> None:
+    """Raises BrokerError if the package that our Redis path needs, an extra, is not installed."""
+    if is_redis(url) and importlib.util.find_spec("redis") is None:
+        raise BrokerError(
+            f"broker {mask_url(url)}: its transport needs a package that is not installed: redis "
+            "(pip install greenworker[redis])"
+        )
+
+
 def database_path(url: str) -> Path:
     """The file of a ``sqlite:////absolute/path`` URL, whose path may be percent-encoded."""
     return Path("/" + unquote(url.partition("://")[2].partition("?")[0]).lstrip("/"))
@@ -108,6 +116,11 @@ def open_connection(url: str, options: ConnectionOptions, waiter: LoopWaiter | N
     password, when the broker cannot be reached, and LoginRefusedError when it refuses us.
     """
     try:
+        if is_redis(url):
+            check_driver(url)
+            from greenworker.broker.redis.kombu import open_kombu
+
+            return open_kombu(url, options)
         connection = _make_connection(url, options, waiter)
     except (ValueError, KeyError, ImportError) as exc:
         # ValueError's text may hold a part of the password ("port could not be cast ...'pass'"), so it is not passed on
@@ -152,9 +165,6 @@ def _make_connection(url: str, options: ConnectionOptions, waiter: LoopWaiter | 
         return _amqp_connection(url, options, waiter)
     if scheme_of(url) == SQLITE_SCHEME:
         import greenworker.broker.sqlite  # noqa: F401 - registers the transport with kombu
-    driver = _DRIVERS.get(scheme_of(url))
-    if driver and not importlib.util.find_spec(driver):
-        raise ModuleNotFoundError(driver, name=driver)  # kombu stumbles over a None instead
     connection = Connection(url, connect_timeout=options.connect_timeout)  # type: ignore[no-untyped-call]
     connection.transport  # noqa: B018 - an unknown transport is told here, as the mistake in the URL that it is
     return connection
@@ -206,6 +216,6 @@ def reason_of(exc: Exception, section: str = "broker") -> str:
             ssl.SSLCertVerificationError,
             f"its certificate is not trusted ({getattr(exc, 'verify_message', exc)}): set [broker] tls_ca",
         ),
-        (ssl.SSLError, f"TLS failed ({getattr(exc, 'reason', exc)}): is this the broker's TLS port?"),
+        (ssl.SSLError, f"TLS failed ({getattr(exc, 'reason', None) or exc}): is this the broker's TLS port?"),
     )
     return next((reason for kind, reason in told if isinstance(exc, kind)), text)

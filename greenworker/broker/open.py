@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from greenworker.broker.connection import SQLITE_SCHEME, ConnectionOptions, database_path, is_amqp, scheme_of
+from greenworker.broker.connection import (
+    SQLITE_SCHEME,
+    ConnectionOptions,
+    check_driver,
+    database_path,
+    is_amqp,
+    is_redis,
+    scheme_of,
+)
 from greenworker.broker.delivery import Delivery
 from greenworker.broker.source import Source, SourceOptions
 from greenworker.green.base import LoopWaiter
@@ -51,6 +59,11 @@ def _make(
             strict_order=options.strict_order,
         )
         return SqliteSource(database_path(url), on_delivery, waiter, options=own)
+    if is_redis(url):
+        check_driver(url)
+        from greenworker.broker.redis.source import RedisSource
+
+        return RedisSource(url, connecting, on_delivery, waiter, options)
     from greenworker.broker.kombu import KombuSource
 
     return KombuSource.connect(url, connecting, on_delivery, waiter)

@@ -10,7 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from greenworker.broker.connection import SQLITE_SCHEME, ConnectionOptions, database_path, is_amqp, scheme_of
+from greenworker.broker.connection import (
+    SQLITE_SCHEME,
+    ConnectionOptions,
+    check_driver,
+    database_path,
+    is_amqp,
+    is_redis,
+    scheme_of,
+)
 from greenworker.broker.delivery import Delivery, Envelope, QueueSpec
 
 
@@ -23,6 +31,7 @@ class Outgoing:
     exchange: str = ""
     queue: QueueSpec | None = None
     delay: float = 0.0  # seconds that the broker keeps it before it reaches its queue (where can_park)
+    mandatory: bool = True  # that no queue takes it is an error; else nobody is there who wants it
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,10 @@ class Publisher(Protocol):
     """What producers, retries, dead letters and parked messages go through."""
 
     can_park: bool  # the broker can keep a message for Outgoing.delay seconds
-    blocked: str | None  # why the broker takes no messages at the moment (RabbitMQ's alarms)
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker takes no messages at the moment: RabbitMQ's alarms, a Redis that is full or read-only."""
 
     def publish(self, messages: Sequence[Outgoing], timeout: float | None = None) -> None:
         """Publish all and wait until the broker has confirmed each.
@@ -74,6 +86,11 @@ def make_publisher(urls: Sequence[str], connecting: ConnectionOptions, options: 
         from greenworker.broker.sqlite.publisher import SqlitePublisher
 
         return SqlitePublisher(database_path(urls[0]), options)
+    if is_redis(urls[0]):
+        check_driver(urls[0])
+        from greenworker.broker.redis.publisher import RedisPublisher
+
+        return RedisPublisher(urls, connecting, options)
     from greenworker.broker.kombu import KombuPublisher
 
     return KombuPublisher(urls, connecting, options)

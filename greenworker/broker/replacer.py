@@ -1,4 +1,4 @@
-"""Messages that take the place of deliveries (retries, dead letters, parked ETAs), published in the background.
+"""Messages that take the place of deliveries (retries, links, dead letters, parked ETAs), published in the background.
 
 Rules this file keeps:
 
@@ -22,7 +22,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from greenworker.broker.publisher import Publisher, Replacement
+from greenworker.broker.delivery import Delivery
+from greenworker.broker.publisher import Outgoing, Publisher, Replacement
 from greenworker.errors import EncodeError, PublishError
 
 logger = logging.getLogger(__name__)
@@ -43,9 +44,17 @@ class Fate(enum.Enum):
     UNSENDABLE = "unsendable"  # not published, ever: it cannot be put into a message of this broker
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A message that goes out because of a delivery and leaves it unsettled: each but the last of several links."""
+
+    delivery: Delivery
+    outgoing: Outgoing
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Entry:
-    replacement: Replacement
+    replacement: Replacement | Companion
     done: Callable[[Fate], None]
 
 
@@ -65,8 +74,11 @@ class Replacer:
         self._thread = threading.Thread(target=self._serve, name="replacer", daemon=True)
         self._thread.start()
 
-    def put(self, replacement: Replacement, done: Callable[[Fate], None]) -> None:
-        """Publish ``replacement`` and ack its delivery, soon; ``done`` is told how it went, and must not block."""
+    def put(self, replacement: Replacement | Companion, done: Callable[[Fate], None]) -> None:
+        """Publish ``replacement`` and ack its delivery (not a Companion's), soon; ``done`` is told how it went.
+
+        ``done`` must not block.
+        """
         self._waiting.append(_Entry(replacement, done))
         self._wake.set()
 
@@ -116,9 +128,20 @@ class Replacer:
 
     def _replace(self, batch: Sequence[_Entry]) -> list[_Entry]:
         """Publish a batch; returns what is to be tried again."""
+        replacements = [entry.replacement for entry in batch if isinstance(entry.replacement, Replacement)]
+        if len(replacements) == len(batch):  # companions are rare
+            return self._send(batch, lambda: self._publisher.replace(replacements))
+        companions = [entry for entry in batch if isinstance(entry.replacement, Companion)]
+        others = [entry for entry in batch if isinstance(entry.replacement, Replacement)]
+        outgoing = [entry.replacement.outgoing for entry in companions]
+        failed = self._send(companions, lambda: self._publisher.publish(outgoing))
+        return failed + (self._send(others, lambda: self._publisher.replace(replacements)) if others else [])
+
+    def _send(self, batch: Sequence[_Entry], send: Callable[[], None]) -> list[_Entry]:
+        """``send`` what ``batch`` holds; returns what is to be tried again."""
         failed: list[_Entry] = []
         try:
-            self._publisher.replace([entry.replacement for entry in batch])
+            send()
         except _UNSENDABLE:
             if len(batch) > 1:
                 return list(batch)  # which of them it is shows when the batches have shrunk to one
@@ -136,7 +159,7 @@ class Replacer:
             )
         for entry in batch:
             if entry not in failed:
-                self._tell(entry, Fate.DROPPED if entry.replacement.delivery.settled is None else Fate.PUBLISHED)
+                self._tell(entry, _fate(entry.replacement))
         return failed
 
     @staticmethod
@@ -145,3 +168,10 @@ class Replacer:
             entry.done(fate)
         except Exception:  # the settlement of one request must not end the thread for all
             logger.exception("Settling a message of %s after its replacement failed", entry.replacement.delivery.queue)
+
+
+def _fate(published: Replacement | Companion) -> Fate:
+    """What came of one that the publisher took: a replacement of what was no longer ours left it unsettled."""
+    if isinstance(published, Replacement) and published.delivery.settled is None:
+        return Fate.DROPPED
+    return Fate.PUBLISHED

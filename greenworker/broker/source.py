@@ -20,14 +20,17 @@ from greenworker.broker.delivery import Delivery, QueueSpec, Settles
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
     """How to consume. ``strict_order``: each queue has a window of the whole prefetch, or the first would wait for the
-    others' messages to be settled; who starts first is the pool's business. The rest (seconds) concerns the embedded
-    broker's file alone.
+    others' messages to be settled; who starts first is the pool's business. ``alternatives``: there are other brokers
+    to go to when this one is away. Leases (seconds) concern Redis and the embedded broker, ``visibility_timeout`` Redis
+    alone, the rest the embedded broker's file.
     """
 
     strict_order: bool = False
+    alternatives: bool = False
     synchronous: str = "normal"
     file_group: str | None = None
     lease_timeout: float = 60.0
+    visibility_timeout: float = 3_600.0
 
 
 class Source(Settles, Protocol):

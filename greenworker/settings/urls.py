@@ -15,6 +15,7 @@ from greenworker.settings.kinds import Kind
 from greenworker.settings.secrets import MASK
 
 EMBEDDED = "sqlite"
+SENTINEL = "sentinel"
 
 # kombu's transports by their aliases; a class of one's own is written package.module:Class
 BROKER_SCHEMES = (
@@ -26,7 +27,7 @@ BROKER_SCHEMES = (
     "redis",
     "rediss",
     "redis+socket",
-    "sentinel",
+    SENTINEL,
     "memory",
     "filesystem",
     "sqs",
@@ -50,7 +51,7 @@ BROKER_SCHEMES = (
     "zookeeper",
 )
 TLS_SCHEMES = ("amqps", "rediss", "valkeys")
-RESULTS_SCHEMES = (EMBEDDED,)
+RESULTS_SCHEMES = (EMBEDDED, "redis", "rediss", "redis+socket", "sentinel", "rpc")
 NO_RESULTS = "none"
 
 _SPLIT = re.compile(r"\s*;\s*(?=[A-Za-z][A-Za-z0-9+.\-]*://)|\s+")
@@ -79,7 +80,7 @@ class BrokerURLs:
         if not urls:
             raise ValueError(self.expected)
         # no broker's URL has a fragment, so that a # (in a password, say) can only mean itself
-        urls = tuple(url.replace("#", "%23") for url in urls)
+        urls = _joined_sentinels(url.replace("#", "%23") for url in urls)
         for url in urls:
             if not _CLASS_URL.fullmatch(url):
                 _check_url(url, BROKER_SCHEMES, self.expected)
@@ -94,7 +95,10 @@ class ResultsURL:
     """The URL of a results store, or ``none``."""
 
     metavar: str = "URL"
-    expected: str = f"sqlite:////absolute/path/results.db, or {NO_RESULTS} to keep no results"
+    expected: str = (
+        f"redis://:password@host:6379/0 ({_IN_A_PASSWORD}), rpc://, sqlite:////absolute/path/results.db, "
+        f"or {NO_RESULTS} to keep no results"
+    )
     multiline: bool = False
 
     def parse(self, text: str) -> str:
@@ -132,6 +136,25 @@ def sqlite_path(url: str) -> Path:
     return Path(unquote(url.removeprefix(f"{EMBEDDED}:///").partition("?")[0]))
 
 
+def _joined_sentinels(urls: Iterable[str]) -> tuple[str, ...]:
+    """The sentinels of one Redis, which kombu writes as ``sentinel://a;sentinel://b/0``, as one URL with two hosts.
+
+    Database and query are the last one's; a user and password count if any of them has them.
+    """
+    joined: list[str] = []
+    for url in urls:
+        scheme, _, rest = url.partition("://")
+        before = joined[-1] if joined else ""
+        if scheme_of(before) == SENTINEL == scheme.lower() and "?" not in before:
+            first_user, _, first = before.partition("://")[2].rpartition("@")
+            user, _, place = rest.rpartition("@")
+            login = f"{user or first_user}@" if user or first_user else ""
+            joined[-1] = f"{SENTINEL}://{login}{first.partition('/')[0]};{place}"
+        else:
+            joined.append(url)
+    return tuple(joined)
+
+
 def _check_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
     """Raise ValueError for what would otherwise fail late, or be read as something else than was meant."""
     match = _URL.fullmatch(url)
@@ -149,6 +172,19 @@ def _check_url(url: str, schemes: tuple[str, ...], expected: str) -> None:
         hosts = re.split(r"[/?]", match["rest"], maxsplit=1)[0].rpartition("@")[2]
         for host in re.split(r"[,;]", hosts):
             _check_host(host, expected)
+        if scheme in {"redis", "rediss", SENTINEL}:
+            _check_redis(scheme, match["rest"])
+
+
+def _check_redis(scheme: str, rest: str) -> None:
+    place, _, query = rest.rpartition("@")[2].partition("?")
+    database = place.partition("/")[2].strip("/")
+    if database and not database.isdecimal():
+        raise ValueError("a URL whose last part is the number of a database, such as redis://host:6379/0")
+    if scheme == SENTINEL and "master_name=" not in query:
+        raise ValueError(
+            "a sentinel's URL that ends in ?master_name=NAME, the name that the sentinels know the server by"
+        )
 
 
 def _check_host(host: str, expected: str) -> None:

@@ -11,6 +11,9 @@ from tests.support.proxy import Proxy
 from tests.support.rabbitmq import RabbitMQ
 
 each_pool = pytest.mark.parametrize("pool", POOLS)
+in_full_each_pool = pytest.mark.parametrize(
+    "pool", [pool if pool == "gevent" else pytest.param(pool, marks=pytest.mark.full) for pool in POOLS]
+)
 
 PRELUDE = """
 import sys, time, json, threading
@@ -105,7 +108,7 @@ publisher.close()
     )
 
 
-@each_pool
+@in_full_each_pool
 def test_after_a_cut_it_publishes_over_a_new_connection(pool: str, rabbitmq: RabbitMQ) -> None:
     """Cut while idle, and cut again and again while publishing: nothing is lost."""
     vhost = rabbitmq.new_vhost().rpartition("/")[2]
@@ -168,16 +171,16 @@ def test_an_idle_connection_lives_on_and_an_old_one_is_not_trusted(pool: str, ra
         run(
             pool,
             """
-import greenworker.broker.amqp.publisher as module
+import greenworker.broker.links as module
 publisher = open_publisher(URL, connections=1, heartbeat=1.0)
 publisher.publish(outgoing(1))
-link = publisher._idle.queue[0]
+link = publisher._links._idle.queue[0][0]
 time.sleep(3.0)  # the broker gives up after two heartbeats of silence
 publisher.publish(outgoing(2))
-assert publisher._idle.queue[0] is link
+assert publisher._links._idle.queue[0][0] is link
 module.IDLE_LIMIT = 0.0
 publisher.publish(outgoing(3))
-assert publisher._idle.queue[0] is not link
+assert publisher._links._idle.queue[0][0] is not link
 assert fetch(sys.argv[2], 3) == [1, 2, 3]
 publisher.close()
 """,
@@ -242,7 +245,7 @@ for number in range(60):
 numbers = fetch(URL, 61)
 assert set(range(1000, 1060)) <= set(numbers)
 assert all(len(delivery.envelope.body) in (400_000, len(envelope(number_of(delivery)).body)) for delivery in got)
-assert publisher._idle.qsize() == 2, "a place was lost"
+assert publisher._links._idle.qsize() == 2, "a place was lost"
 publisher.close()
 """,
         rabbitmq_url,
@@ -300,7 +303,7 @@ with kombu.Connection(URL) as other:
     declare_native_delayed_delivery_exchanges_and_queues(other, "classic")
 publisher = open_publisher(URL)
 publisher.publish(outgoing(1, delay=1.0))
-link = publisher._idle.queue[-1]
+link = publisher._links._idle.queue[-1][0]
 assert len(link._connection.channels) == 2, link._connection.channels  # the connection's own, and the publishing one
 assert fetch(URL, 1) == [1]
 publisher.close()

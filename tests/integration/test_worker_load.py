@@ -17,6 +17,7 @@ from tests.support.load_scene import BROKERS, LoadScene, open_scene, peak_rss_by
 from tests.support.worker import wait_until
 
 MEGABYTE = 1_000_000
+REDIS_PY_MEGABYTES = 7  # more than the worker has on other brokers before the first task: its modules, asyncio's too
 FAR = 540.0  # seconds: such an ETA never comes in a test, and is near enough to be held in the worker
 CLASSIC, QUORUM = QueueSpec("celery"), QueueSpec("celery", type="quorum")
 
@@ -46,7 +47,10 @@ def scene(broker: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
 
 
 def test_ten_thousand_tasks_asleep_at_once(scene: LoadScene, broker: str, told: Told) -> None:
-    """Under 150 MB at the peak, and each runs once. They sleep until the last one has begun and all are released."""
+    """Under 150 MB at the peak, but for what redis-py is, and each runs once.
+
+    They sleep until the last one has begun and all are released.
+    """
     count = 10_000
     scene.fill_numbered("sleep_until_released", count)
     with scene.worker(concurrency=count + 1, prefetch_multiplier=1) as worker:  # one slot for the release
@@ -60,12 +64,12 @@ def test_ten_thousand_tasks_asleep_at_once(scene: LoadScene, broker: str, told: 
     assert sorted(marks[count:]) == sorted(f"end {number}" for number in range(count))
     assert scene.waiting() == 0
     told(f"{broker}: {count} asleep at once: {peak / MEGABYTE:.1f} MB at the peak")
-    assert peak < 150 * MEGABYTE
+    assert peak < (150 + (REDIS_PY_MEGABYTES if broker == "redis" else 0)) * MEGABYTE
 
 
 @pytest.mark.parametrize(
     ("broker", "queue"),
-    [("rabbitmq", CLASSIC), ("rabbitmq", QUORUM), ("sqlite", CLASSIC)],
+    [("rabbitmq", CLASSIC), ("rabbitmq", QUORUM), ("redis", CLASSIC), ("sqlite", CLASSIC)],
     ids=lambda each: getattr(each, "type", each),
 )
 def test_etas_beyond_the_limit_wait_on_the_broker_and_come_back(

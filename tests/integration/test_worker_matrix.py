@@ -18,9 +18,9 @@ from tests.support.journal import Journal
 from tests.support.worker import Worker, wait_until
 
 POOLS = ("gevent", "eventlet", "threads", "solo")
-BROKERS = ("rabbitmq", "sqlite")
+BROKERS = ("rabbitmq", "redis", "sqlite")
 LOOPS = {
-    (pool, broker): "asynloop" if pool in {"threads", "solo"} and broker == "rabbitmq" else "synloop"
+    (pool, broker): "asynloop" if pool in {"threads", "solo"} and broker != "sqlite" else "synloop"
     for pool in POOLS
     for broker in BROKERS
 }
@@ -36,7 +36,7 @@ def test_cell(pool: str, broker: str, tmp_path: Path, request: pytest.FixtureReq
     """The end of the run prints the matrix: each cell's loop, or why it did not run."""
     cell = [pool, broker, f"not run: {broker} is not here"]
     request.node.user_properties.append(("matrix", cell))
-    url = request.getfixturevalue("rabbitmq_url") if broker == "rabbitmq" else sqlite_url(tmp_path)
+    url = sqlite_url(tmp_path) if broker == "sqlite" else request.getfixturevalue(f"{broker}_url")
     cell[2] = "FAILED"
     journal = Journal(tmp_path / "journal")
     with Worker(

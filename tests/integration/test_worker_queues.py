@@ -162,8 +162,8 @@ def test_one_message_at_a_time_is_not_bound_by_a_poll(pool: str, scene: LoadScen
 
 
 @pytest.mark.parametrize("pool", ["gevent", "threads"])
-@pytest.mark.parametrize("broker", ["sqlite"])
-def test_an_idle_worker_is_woken_and_otherwise_sleeps(pool: str, scene: LoadScene, told: Told) -> None:
+@pytest.mark.parametrize("broker", ["redis", "sqlite"])
+def test_an_idle_worker_is_woken_and_otherwise_sleeps(pool: str, scene: LoadScene, broker: str, told: Told) -> None:
     """From the call to the start of the task; a poll once a second would make half a second of the median."""
     count = 30
     with scene.worker(pool=pool, concurrency=SLOTS) as worker:
@@ -176,7 +176,7 @@ def test_an_idle_worker_is_woken_and_otherwise_sleeps(pool: str, scene: LoadScen
         load = (cpu_seconds(worker.pid) - spent) / (time.monotonic() - began)
         assert worker.stop() == 0
     median = statistics.median(float(mark) for mark in scene.marks())
-    told(f"sqlite, {pool}: woken within {median * 1e3:.1f} ms (median), idle at {load:.1%} of a core")
+    told(f"{broker}, {pool}: woken within {median * 1e3:.1f} ms (median), idle at {load:.1%} of a core")
     assert median < 0.050
     assert load < 0.15
 

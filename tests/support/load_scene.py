@@ -13,16 +13,17 @@ import amqp
 import pytest
 from kombu.transport.native_delayed_delivery import MAX_LEVEL, level_name
 
-from greenworker.broker.connection import database_path, is_amqp
+from greenworker.broker.connection import database_path, is_amqp, is_redis
 from greenworker.broker.delivery import QueueSpec
 from tests.support import queue_file
 from tests.support.bench_fill import client, fill
 from tests.support.fault_scenes import amqp_channel, sqlite_url, waiting_on
 from tests.support.journal import VARIABLE
+from tests.support.redis_scenes import Keys
 from tests.support.worker import Worker
 
 APP = "tests.support.load_tasks:app"
-BROKERS = ("rabbitmq", "sqlite")
+BROKERS = ("rabbitmq", "redis", "sqlite")
 DEFAULT_QUEUE = QueueSpec("celery")
 
 
@@ -85,6 +86,8 @@ class LoadScene:
                     return sum(channel.queue_declare(name, passive=True).message_count for name in names)
                 except amqp.NotFound:
                     return 0  # they are made when the first message is parked
+        if is_redis(self.url):
+            return Keys(self.url).parked
         return self._count_rows("visible_at IS NOT NULL")
 
     def waiting(self, queue: QueueSpec = DEFAULT_QUEUE) -> int:
@@ -104,7 +107,7 @@ class LoadScene:
 
 def open_scene(broker: str, folder: Path, request: pytest.FixtureRequest) -> LoadScene:
     """On ``broker``, one of BROKERS."""
-    return LoadScene(folder, request.getfixturevalue("rabbitmq_url") if broker == "rabbitmq" else None)
+    return LoadScene(folder, None if broker == "sqlite" else request.getfixturevalue(f"{broker}_url"))
 
 
 def peak_rss_bytes(worker: Worker) -> int:

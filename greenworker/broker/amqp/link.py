@@ -23,7 +23,6 @@ class Link:
 
     def __init__(self, urls: Sequence[str], connecting: ConnectionOptions, deadline: float) -> None:
         """Connect to the first broker that answers, by the monotonic ``deadline``. Raises BrokerError."""
-        self.used_at = time.monotonic()
         # No heartbeat: between two publishes nobody would send ours, and the broker would hang up.
         options = dataclasses.replace(connecting, heartbeat=0)
         self._connection: Connection = open_first(urls, options, deadline).connection
@@ -63,7 +62,6 @@ class Link:
             self._declared.clear()
             self._expect([message for message in messages if self._route(message) in self._returned])
             self._send(deadline)
-        self.used_at = time.monotonic()
         if self._returned:
             exchange, routing_key = min(self._returned)
             refused = [message for message in messages if self._route(message) in self._returned]
@@ -92,7 +90,9 @@ class Link:
                 self._declared.add(message.queue.name)
         for message in messages:
             exchange, routing_key = self._route(message)
-            self._channel.basic_publish(_stock_message(message.envelope), exchange, routing_key, mandatory=True)
+            self._channel.basic_publish(
+                _stock_message(message.envelope), exchange, routing_key, mandatory=message.mandatory
+            )
         while self._pending:
             left = deadline - time.monotonic()
             if left <= 0:

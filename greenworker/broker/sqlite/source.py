@@ -19,12 +19,12 @@ from typing import Any
 
 from greenworker.broker.connection import ConnectionLostError
 from greenworker.broker.delivery import Delivery, Envelope, QueueSpec, Settlement
-from greenworker.broker.sqlite.content import unpack_envelope, unpack_head
 from greenworker.broker.sqlite.declare import declare
 from greenworker.broker.sqlite.files import BROKER_FILE, cannot_open, wake_folder
 from greenworker.broker.sqlite.order import QueueOrder
 from greenworker.broker.sqlite.store import CHUNK, Claimed, QueueStore, StoreOptions, Transaction, parse_tag
 from greenworker.broker.sqlite.upkeep import Upkeep
+from greenworker.broker.virtual import decode_message, envelope_of
 from greenworker.errors import BrokerError, StateFolderError
 from greenworker.green.base import LoopWaiter
 
@@ -265,20 +265,21 @@ class SqliteSource:
         return claimed
 
     def _deliver(self, row: Claimed) -> None:
+        tag = row.tag
         if row.id not in self._tags:
             self._out[row.queue] += 1
-        self._tags[row.id] = row.tag
+        self._tags[row.id] = tag
         try:
-            head = unpack_head(row.head)
+            head = decode_message(row.head)
             origin = head["properties"].get("delivery_info") or {}
-            envelope = unpack_envelope(head, row.body)
+            envelope = envelope_of(head, row.body)
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             # As a message without a task it goes the way of all malformed ones.
             logger.error("A message of queue %s (row %d) has a head that cannot be read: %r", row.queue, row.id, exc)
             origin, envelope = {}, Envelope(row.body, None, None, {}, {})
         self.on_delivery(
             Delivery(
-                tag=row.tag,
+                tag=tag,
                 queue=row.queue,
                 envelope=envelope,
                 exchange=origin.get("exchange") or "",

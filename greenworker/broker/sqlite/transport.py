@@ -25,11 +25,12 @@ from kombu.transport import virtual
 from kombu.transport.base import to_rabbitmq_queue_arguments
 
 from greenworker.broker.sqlite.bell import Ringer
-from greenworker.broker.sqlite.content import pack_head, priority_of, time_to_live_of, unpack_head
+from greenworker.broker.sqlite.content import pack_head, priority_of, time_to_live_of
 from greenworker.broker.sqlite.declare import queue_of
 from greenworker.broker.sqlite.files import BROKER_FILE, cannot_open, wake_folder
 from greenworker.broker.sqlite.store import CHUNK, Claimed, Queue, QueueStore, Row, StoreOptions, Transaction
 from greenworker.broker.sqlite.upkeep import Upkeep
+from greenworker.broker.virtual import decode_message
 from greenworker.errors import BrokerError, StateFolderError
 
 logger = logging.getLogger(__name__)
@@ -374,7 +375,7 @@ class Transport(_Transport):  # type: ignore[misc]
 
 def _message(row: Claimed) -> dict[str, Any]:
     """kombu's virtual message of a row."""
-    message = unpack_head(row.head)
+    message = decode_message(row.head)
     properties = message["properties"]
     properties["delivery_tag"] = row.tag
     properties.setdefault("delivery_info", {})["redelivered"] = row.attempt > 1

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
 from greenworker.broker.delivery import Settlement
 from greenworker.broker.publisher import Outgoing, Replacement
-from greenworker.broker.replacer import Fate, Replacer
+from greenworker.broker.replacer import Companion, Fate, Replacer
 from greenworker.errors import EncodeError, PublishError
 from tests.support.execution import RecordingPublisher, RecordingSource, make_request
 
@@ -146,3 +146,33 @@ def test_settlement_that_fails_does_not_end_the_thread(replacer: Replacer) -> No
 
     replacer.put(Replacement(delivery, Outgoing(delivery.envelope, "key")), broken)
     assert put(replacer, RecordingSource()).wait(10)
+
+
+def test_a_companion_goes_out_and_leaves_its_delivery(replacer: Replacer, publisher: RecordingPublisher) -> None:
+    source = RecordingSource()
+    delivery, done = make_request(source=source).delivery, Told()
+    publisher.errors = [PublishError("no")]
+    replacer.put(Companion(delivery, Outgoing(delivery.envelope, "links")), done.tell)
+    assert done.wait(10)
+    assert done.fate is Fate.PUBLISHED
+    assert [outgoing.routing_key for outgoing in publisher.sent] == ["links"]
+    assert source.settled == []
+
+
+def test_a_companion_that_cannot_be_sent_does_not_hold_up_replacements(publisher: RecordingPublisher) -> None:
+    class Picky(RecordingPublisher):
+        def publish(self, messages: Sequence[Outgoing], timeout: float | None = None) -> None:
+            if any(outgoing.routing_key == "links" for outgoing in messages):
+                raise EncodeError("a header")
+            super().publish(messages, timeout)
+
+    replacer, source, link, lost = Replacer(Picky(), retry_delay=0.001), RecordingSource(), Told(), Told()
+    delivery = make_request(source=source).delivery
+    replacer.put(Companion(delivery, Outgoing(delivery.envelope, "links")), link.tell)
+    done = put(replacer, source)
+    gone = RecordingSource(closed=True)
+    replacer.put(Companion(make_request(source=gone).delivery, Outgoing(delivery.envelope, "links")), lost.tell)
+    replacer.start()
+    assert done.wait(10) and link.wait(10) and lost.wait(10)
+    replacer.stop()
+    assert (link.fate, done.fate, lost.fate) == (Fate.UNSENDABLE, Fate.PUBLISHED, Fate.DROPPED)

@@ -11,16 +11,11 @@ import pytest
 
 from greenworker.broker.delivery import QueueSpec
 from greenworker.broker.sqlite.bell import Bell, Ringer
-from greenworker.broker.sqlite.content import (
-    pack_envelope,
-    priority_of,
-    time_to_live_of,
-    unpack_envelope,
-    unpack_head,
-)
+from greenworker.broker.sqlite.content import pack_envelope, priority_of, time_to_live_of
 from greenworker.broker.sqlite.order import QueueOrder
 from greenworker.broker.sqlite.routing import topic_matches
 from greenworker.broker.sqlite.store import parse_tag
+from greenworker.broker.virtual import decode_message, envelope_of
 from greenworker.errors import EncodeError
 from tests.support.queue_file import envelope
 
@@ -83,9 +78,9 @@ def test_a_head_keeps_what_a_message_says_and_nothing_of_the_transport() -> None
     before = envelope(
         b"\x00\xff", headers={"id": "1", "n": [1, None, {"a": "ü"}]}, correlation_id="c", priority=4, delivery_tag="old"
     )
-    head = unpack_head(pack_envelope(before, "exchange", "key"))
+    head = decode_message(pack_envelope(before, "exchange", "key"))
     assert head["properties"]["delivery_info"] == {"exchange": "exchange", "routing_key": "key"}
-    after = unpack_envelope(head, before.body)
+    after = envelope_of(head, before.body)
     assert after.body == before.body
     assert after.headers == before.headers
     assert after.properties == {"delivery_mode": 2, "correlation_id": "c", "priority": 4}
@@ -94,7 +89,7 @@ def test_a_head_keeps_what_a_message_says_and_nothing_of_the_transport() -> None
 
 def test_headers_with_dates_survive_and_others_are_an_error() -> None:
     now = datetime(2026, 1, 2, tzinfo=UTC)
-    head = unpack_head(pack_envelope(envelope(headers={"at": now}), "", "q"))
+    head = decode_message(pack_envelope(envelope(headers={"at": now}), "", "q"))
     assert head["headers"] == {"at": now}
     with pytest.raises(EncodeError, match="headers or properties"):
         pack_envelope(envelope(headers={"bad": object()}), "", "q")

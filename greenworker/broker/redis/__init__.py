@@ -1,0 +1,1 @@
+"""Redis: kombu's keys and messages, so that greenworker and Celery share queues, with leases that are renewed."""
