@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-import inspect
+import asyncio
 import os
 import socket
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Unpack, cast, overload
+from typing import Any, Unpack, cast
 
+from greenworker.app import eager
+from greenworker.app.bulk import Call, send_all
 from greenworker.app.context import TaskContext, worker_context
-from greenworker.app.naming import task_name
-from greenworker.app.options import SendOptions, TaskOptions
+from greenworker.app.definitions import Definitions
+from greenworker.app.eager import EagerResult
+from greenworker.app.options import SendOptions
 from greenworker.app.queues import queue_spec
-from greenworker.app.registry import Registry
 from greenworker.app.result import AsyncResult
+from greenworker.app.routes import Router, route
 from greenworker.app.sending import Sender, new_message, send_options, serializer_of
 from greenworker.app.services import load_app_settings, open_publisher, open_results, with_code_values
 from greenworker.app.shared import Shared
+from greenworker.app.shared_tasks import join_process
+from greenworker.app.signature import Signature
 from greenworker.app.task import Task
 from greenworker.broker.delivery import QueueSpec
 from greenworker.broker.publisher import Outgoing, Publisher
 from greenworker.clock import Clock, SystemClock
 from greenworker.errors import Retry
-from greenworker.protocol.message import TaskMessage, encode_task
-from greenworker.results.base import ResultStore
-from greenworker.settings.model import Settings
+from greenworker.protocol.message import TaskMessage, decode_task, encode_task
+from greenworker.results.base import ResultStore, is_rpc
+from greenworker.settings.model import SERIALIZERS, Settings
 
 FAR_ETA = 60.0  # seconds; nearer ones wait in the worker, whose timer is more exact than RabbitMQ's whole seconds
 MANY_QUEUES = ("fanout", "headers")  # exchange types that a parked message, which goes to one queue, would pass by
 
 
-class App:
+class App(Definitions):
     """A named set of tasks, with the broker and the results store that they are sent through.
 
     Nothing is read or opened before it is needed. Settings come from ``config`` (one INI file; without it the file that
@@ -47,21 +53,35 @@ class App:
         config: str | Path | None = None,
         broker: str | None = None,
         results: str | None = None,
+        router: Router | None = None,
+        backend: str | None = None,
+        task_cls: type[Task] = Task,
+        include: Sequence[str] = (),
+        set_as_current: bool = True,
         settings: Settings | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self.name = name
-        self.tasks = Registry()
+        """``router`` decides where messages go (app/routes.py); ``task_cls`` is the class of the App's tasks.
+
+        ``include`` names modules with tasks, imported as those of ``autodiscover_tasks`` are. ``backend`` is Celery's
+        name of ``results``. Shared tasks are sent through the App that was made last, but for ``set_as_current=False``.
+        """
+        super().__init__(name, task_cls, include)
         self._config = Path(config) if config is not None else None
         self._broker = broker
-        self._results_url = results
+        self._results_url = results if results is not None else backend
+        self._router = router
         self._clock = clock or SystemClock()
         self._settings = Shared(self._load)
         self._publisher: Shared[Publisher] = Shared(lambda: open_publisher(self.settings))
-        self._results: Shared[ResultStore] = Shared(lambda: open_results(self.settings))
+        self._results: Shared[ResultStore] = Shared(lambda: open_results(self.settings, lambda: self.publisher))
         self._reply_to = str(uuid.uuid4())
+        self.run_coroutine: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run  # a worker sets its own
         if settings is not None:
             self._settings.set(settings)
+        join_process(self)
+        if set_as_current:
+            self.set_current()
 
     def __repr__(self) -> str:
         return f"<App {self.name}: {len(self.tasks)} tasks>"
@@ -82,6 +102,19 @@ class App:
         self.close()
         self._settings.set(with_code_values(settings, self._broker, self._results_url))
         return self.settings
+
+    @contextmanager
+    def lent(self, settings: Settings) -> Iterator[None]:
+        """Use ``settings``, and connections of their own, for the length of the block: for tests."""
+        own = self._settings, self._publisher, self._results, self.run_coroutine
+        self._settings = Shared(lambda: settings)
+        self._publisher = Shared(lambda: open_publisher(settings))
+        self._results = Shared(lambda: open_results(settings, lambda: self.publisher))
+        try:
+            yield
+        finally:
+            self.close()
+            self._settings, self._publisher, self._results, self.run_coroutine = own
 
     @property
     def publisher(self) -> Publisher:
@@ -115,29 +148,6 @@ class App:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    @overload
-    def task(self, function: Callable[..., Any], /) -> Task: ...
-
-    @overload
-    def task(self, **options: Unpack[TaskOptions]) -> Callable[[Callable[..., Any]], Task]: ...
-
-    def task(
-        self, function: Callable[..., Any] | None = None, **options: Any
-    ) -> Task | Callable[[Callable[..., Any]], Task]:
-        """Make a task of a function: ``@app.task`` or ``@app.task(bind=True, max_retries=5, ...)``.
-
-        Raises AppError if another function has the task's name, TypeError for an unknown option.
-        """
-        if function is not None:
-            return self._register(function, cast(TaskOptions, options))
-        return lambda function: self._register(function, cast(TaskOptions, options))
-
-    def _register(self, function: Callable[..., Any], options: TaskOptions) -> Task:
-        if not callable(function) or inspect.isclass(function) or isinstance(function, Task):
-            raise TypeError(f"@app.task makes a task of a function, and got {function!r}")
-        name = options.get("name") or task_name(self.name, function.__module__, function.__name__)
-        return self.tasks.register(Task(self, function, name, options))
-
     def send_task(
         self,
         name: str,
@@ -149,10 +159,29 @@ class App:
 
         Options as for ``Task.apply_async``, and it raises the same.
         """
-        task = self.tasks.find(name)
-        merged = send_options(name, task, options)
+        if self.settings.task.always_eager:
+            return self._run_eagerly(name, args, kwargs, options)
+        message, outgoing = self.prepare(name, args, kwargs, options)
+        self.publisher.publish([outgoing])
+        return self.AsyncResult(message.id)
+
+    def bulk(self, calls: Iterable[Call]) -> list[AsyncResult]:
+        """Send many tasks, 500 to a round trip with the broker; returns when it has confirmed all.
+
+        A call is a signature, or ``(task, args, kwargs, options)`` of which the last ones may be left out. Raises as
+        ``send_task`` does, for a broker that does not confirm BulkError: it has what was sent and what was not. Then,
+        or when one call is wrong, the chunks before it are sent already.
+        """
+        return send_all(self, calls)
+
+    def prepare(
+        self, name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: Mapping[str, Any]
+    ) -> tuple[TaskMessage, Outgoing]:
+        """What ``send_task`` of the same would publish."""
+        routed = route(self._router, self.settings.routes, name, args, kwargs, options)
+        merged = send_options(name, self.tasks.find(name), cast(SendOptions, options), routed)
         message = self.message(name, args, kwargs, merged)
-        outgoing = self.outgoing(
+        return message, self.outgoing(
             message,
             queue=merged.get("queue"),
             exchange=merged.get("exchange"),
@@ -160,14 +189,60 @@ class App:
             serializer=merged.get("serializer"),
             compression=merged.get("compression"),
         )
-        self.publisher.publish([outgoing])
-        return self.AsyncResult(message.id)
+
+    def _run_eagerly(
+        self, name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: SendOptions
+    ) -> EagerResult:
+        """Run here what would be sent. It is encoded and decoded, for a task sees its arguments as a worker's does."""
+        task = self.tasks[name]
+        _, outgoing = self.prepare(name, args, kwargs, options)
+        message = decode_task(outgoing.envelope, SERIALIZERS)
+        return eager.run(task, message, throw=self.settings.task.eager_propagates)
+
+    def apply(
+        self,
+        task: Task,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: SendOptions,
+        *,
+        throw: bool | None,
+    ) -> EagerResult:
+        """Run ``task`` here and now: see Task.apply."""
+        message = self.message(task.name, args, kwargs, send_options(task.name, task, options), reply_to=self._reply_to)
+        return eager.run(task, message, throw=self.settings.task.eager_propagates if throw is None else throw)
+
+    def signature(
+        self,
+        task: str | Task | Mapping[str, Any],
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Any,
+    ) -> Signature:
+        """A call of a task, to be sent later. ``task`` may be a signature as a dict, as messages carry it."""
+        return Signature(task, args, kwargs, options, immutable=immutable, app=self)
+
+    def _reply_address(self) -> str:
+        """The queue that results of what is sent come to, where they are sent and not stored; it is there then."""
+        settings = self.settings
+        sent = is_rpc(settings.results.url) and not settings.task.always_eager
+        reply_to = self.results.reply_to() if sent else None
+        return reply_to or self._reply_to
 
     def message(
-        self, name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: SendOptions
+        self,
+        name: str,
+        args: Sequence[Any] | None,
+        kwargs: Mapping[str, Any] | None,
+        options: SendOptions,
+        *,
+        reply_to: str | None = None,
     ) -> TaskMessage:
         """The message of a new call, sent from this process, under the task that a worker runs here, if any."""
-        sender = Sender(origin=f"gen{os.getpid()}@{socket.gethostname()}", reply_to=self._reply_to)
+        reply_to = reply_to or self._reply_address()
+        sender = Sender(origin=f"gen{os.getpid()}@{socket.gethostname()}", reply_to=reply_to)
         parent: TaskContext | None = worker_context()
         return new_message(name, args, kwargs, options, now=self._clock.utcnow(), sender=sender, parent=parent)
 
@@ -208,11 +283,11 @@ class App:
         """The next try of a message that came from ``queue``: back to that queue, unless the retry names another way.
 
         Straight to it, not through its exchange: a fanout or topic exchange would hand it to other queues too. It keeps
-        the serializer that the message came with.
+        the serializer that the message came with, and is compressed as its task's messages are.
         """
         given = retry.signature
         serializer = given.get("serializer") or serializer_of(message.content_type)
-        compression = given.get("compression")
+        compression = given.get("compression") or self._compression_of(message.task)
         if given.get("queue") or given.get("exchange") or given.get("routing_key"):
             return self.outgoing(
                 message,
@@ -227,6 +302,10 @@ class App:
             message, serializer=serializer or task.serializer, compression=compression or task.compression
         )
         return Outgoing(envelope, queue, "", self.queue_spec(queue), self._broker_delay(message))
+
+    def _compression_of(self, name: str) -> str | None:
+        task = self.tasks.find(name)
+        return None if task is None else task.compression
 
     def queue_spec(self, name: str) -> QueueSpec:
         """The queue of that name, as ``[queue NAME]`` describes it."""

@@ -21,7 +21,8 @@ from greenworker.protocol.message import TaskMessage
 class TaskContext:
     """One run of one task. Names are Celery's; ``eta`` and ``expires`` are aware UTC datetimes, limits are seconds.
 
-    Written by whoever starts the run, but for ``max_retries``, which ``Task.retry`` writes.
+    Written by whoever starts the run, but for ``max_retries``, which ``Task.retry`` writes, and ``entered``, which
+    ``Task.__call__`` does.
     """
 
     id: str | None = None
@@ -37,6 +38,8 @@ class TaskContext:
     root_id: str | None = None
     parent_id: str | None = None
     group: str | None = None
+    group_index: int | None = None
+    shadow: str | None = None
     correlation_id: str | None = None
     reply_to: str | None = None
     callbacks: list[Any] | None = None
@@ -52,6 +55,7 @@ class TaskContext:
     acks_late: bool = True
     queue: str | None = None  # the queue that the message came from
     max_retries: int | None = None  # what this run gave to Task.retry; holds for autoretry in the same run
+    entered: bool = False  # the __call__ of a task's own class has called on, to the body
     caller: TaskContext | None = None  # for a direct call: what was current where it was made
     message: TaskMessage | None = None  # what the worker got; None for a direct call
 
@@ -97,6 +101,8 @@ class TaskContext:
             root_id=message.root_id,
             parent_id=message.parent_id,
             group=message.group,
+            group_index=message.group_index,
+            shadow=message.shadow,
             correlation_id=message.correlation_id,
             reply_to=message.reply_to,
             callbacks=message.callbacks,
@@ -141,8 +147,15 @@ def worker_context() -> TaskContext | None:
 def direct_call(task: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[TaskContext]:
     """Make a direct call of ``task`` current for the length of the block."""
     context = TaskContext(task=task, args=args, kwargs=kwargs, called_directly=True, caller=current_context())
+    with running(context):
+        yield context
+
+
+@contextmanager
+def running(context: TaskContext) -> Iterator[None]:
+    """Make ``context`` current for the length of the block."""
     token = CURRENT.set(context)
     try:
-        yield context
+        yield
     finally:
         CURRENT.reset(token)

@@ -17,7 +17,7 @@ SHOWN_FRAMES = 3  # of a traceback in the app: the place that failed and who cal
 
 
 def load_app(name: str) -> App:
-    """Import the module of ``module:attribute`` (or ``module``) and return its App.
+    """Import the module of ``module:attribute`` (or ``module``), return its App, all modules of its tasks imported.
 
     The current folder is put first on ``sys.path``, as Celery does. Raises AppError, which says what was looked for,
     where, and what was found.
@@ -28,7 +28,18 @@ def load_app(name: str) -> App:
             f"app {name!r}: expected module:attribute, such as shop.tasks:app, or a module, such as shop.tasks"
         )
     module = _import(module_name, name)
-    return _attribute_app(module, attribute, name) if attribute else _only_app(module, name)
+    app = _attribute_app(module, attribute, name) if attribute else _only_app(module, name)
+    _import_tasks(app, name)
+    return app
+
+
+def _import_tasks(app: App, name: str) -> None:
+    try:
+        app.import_tasks()
+    except GreenworkerError as exc:
+        raise AppError(f"app {name!r}: {exc}") from exc
+    except (Exception, SystemExit) as exc:  # a module of the app's own ran: whatever it raised is told with its place
+        raise AppError(_failed(exc, "its tasks", name)) from exc
 
 
 def _import(module_name: str, name: str) -> ModuleType:

@@ -74,6 +74,13 @@ class SendOptions(MessageOptions, total=False):
 
     countdown: float | None
     eta: datetime | str | None
+    link: Any  # a signature, or several
+    link_error: Any
+    chain: list[Any] | None  # signatures, the next one last
+    chord: dict[str, Any] | None
+    group_id: str | None
+    group_index: int | None
+    shadow: str | None
 
 
 class HasOptions(Protocol):
@@ -92,7 +99,10 @@ class FromSettings(Generic[Value]):
     def __set_name__(self, owner: type[Any], name: str) -> None:
         self._name = name
 
-    def __get__(self, task: HasOptions, owner: type[Any]) -> Value:
+    def __get__(self, task: HasOptions | None, owner: type[Any]) -> Value:
+        if task is None:  # asked of the class: what its body gave
+            of_class: Value = owner.class_options.get(self._name)
+            return of_class
         if self._name in task.given:
             value: Value = task.given[self._name]
         else:

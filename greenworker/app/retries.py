@@ -14,11 +14,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from greenworker.app.times import due
-from greenworker.errors import Ignore, Reject, Retry
+from greenworker.errors import Ignore, MaxRetriesExceededError, Reject, Retry
 from greenworker.protocol.message import TaskMessage
 
 if TYPE_CHECKING:
-    from greenworker.app.context import TaskContext
+    from greenworker.app.context import HasContext, TaskContext
     from greenworker.app.task import Task
 
 HIGHEST_POWER = 64  # 2 ** 64 seconds is above any maximum; 2 ** retries would grow past what a float holds
@@ -83,6 +83,23 @@ def autoretry(task: Task, context: TaskContext, exc: BaseException) -> NoReturn:
     if context.max_retries is not None:
         options["max_retries"] = context.max_retries
     raise task.retry(exc=exc, **options)
+
+
+def outcome_of(task: Task, run: HasContext, exc: BaseException) -> BaseException:
+    """What ``exc``, raised by the body of ``run``, comes to: the Retry that ``autoretry_for`` asks for, the reason of
+    one that nothing is left for, or ``exc`` itself.
+    """
+    if should_autoretry(task, exc):
+        try:
+            autoretry(task, run.task_context(), exc)
+        except BaseException as decided:  # the Retry, or the same exception when the retries are used up
+            exc = decided
+    if isinstance(exc, Retry) and not exc.signature:  # raised without Task.retry, which counts by itself
+        context = run.task_context()
+        if task.max_retries is not None and context.retries >= task.max_retries:
+            reason = f"Can't retry {context.task}[{context.id}]: max_retries is {task.max_retries}"
+            return exc.exc or MaxRetriesExceededError(reason)
+    return exc
 
 
 def inherited_arguments(

@@ -6,16 +6,21 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, cast
 
 from kombu.serialization import registry
 
 from greenworker.app.context import TaskContext
 from greenworker.app.options import SendOptions, check_limits, check_names, check_priority
+from greenworker.app.routes import over
+from greenworker.app.signature import on_the_wire
 from greenworker.app.task import Task
 from greenworker.app.times import due
 from greenworker.protocol.fields import MAX_ID_BYTES
 from greenworker.protocol.message import TaskMessage
+
+NOTHING_ROUTED: Mapping[str, Any] = MappingProxyType({})
 
 # Options of a task that travel in its messages, so that every worker sees what the sender meant.
 SENT_WITH_TASK = ("queue", "priority", "expires", "time_limit", "soft_time_limit", "serializer", "compression")
@@ -29,18 +34,23 @@ class Sender:
     reply_to: str
 
 
-def send_options(name: str, task: Task | None, given: SendOptions) -> SendOptions:
-    """``given`` over what the task was defined with. Raises TypeError for an unknown option.
+def send_options(
+    name: str, task: Task | None, given: SendOptions, routed: Mapping[str, Any] = NOTHING_ROUTED
+) -> SendOptions:
+    """``given`` over what its route says, that over what the task was defined with (app/routes.py).
+
+    Raises TypeError for an unknown option.
 
     An option that is given as None overrides the task's: no time limit, no expiry.
     """
     check_names(f"task {name}", given, SendOptions.__annotations__)
     if task is None:
-        return given
+        return cast(SendOptions, over(routed, given)) if routed else given
     own: dict[str, Any] = {key: getattr(task, key) for key in ("queue", "priority", "expires")}
     own |= {key: task.given[key] for key in SENT_WITH_TASK if key in task.given and key not in own}
     own["ignore_result"] = task.ignore_result
-    return cast(SendOptions, {**{key: value for key, value in own.items() if value is not None}, **given})
+    own = {key: value for key, value in own.items() if value is not None}
+    return cast(SendOptions, over(over(own, routed) if routed else own, given))
 
 
 def new_message(
@@ -55,7 +65,8 @@ def new_message(
 ) -> TaskMessage:
     """The message of a new call of task ``name``. ``parent`` is the task that a worker runs here, if any.
 
-    Raises TypeError for arguments that are no list or mapping, ValueError for times and limits that make no sense.
+    Raises TypeError for arguments that are no list or mapping, ValueError for times, limits and links that make no
+    sense.
     """
     if isinstance(args, (str, bytes)) or not isinstance(args or (), Sequence):
         raise TypeError(f"task {name}: args must be a list or tuple, got {type(args).__name__}")
@@ -86,6 +97,13 @@ def new_message(
         ignore_result=options.get("ignore_result"),
         reply_to=options.get("reply_to") or sender.reply_to,
         correlation_id=task_id,
+        callbacks=on_the_wire(options.get("link")),
+        errbacks=on_the_wire(options.get("link_error")),
+        chain=on_the_wire(options.get("chain")),
+        chord=options.get("chord"),
+        group=options.get("group_id"),
+        group_index=options.get("group_index"),
+        shadow=options.get("shadow"),
         headers=dict(options.get("headers") or {}),
         priority=options.get("priority"),
     )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from greenworker.app.told_publisher import ToldPublisher
 from greenworker.broker.connection import ConnectionOptions
 from greenworker.broker.publisher import Publisher, PublisherOptions, make_publisher
 from greenworker.errors import SettingsError
-from greenworker.results.base import ResultsOptions, ResultStore, make_results
+from greenworker.results.base import Broker, ResultsOptions, ResultStore, make_results
 from greenworker.settings.kinds import Kind
 from greenworker.settings.load import load_settings
 from greenworker.settings.model import Settings
 from greenworker.settings.secrets import mask_url
-from greenworker.settings.state import with_urls
+from greenworker.settings.state import state_directory, with_urls
 from greenworker.settings.urls import BROKER_URLS, NO_RESULTS, RESULTS_URL
 
 Value = TypeVar("Value")
@@ -49,23 +51,36 @@ def open_publisher(settings: Settings) -> Publisher:
         file_group=broker.file_group,
         lease_timeout=broker.lease_timeout,
     )
-    return make_publisher(broker.url, connection_options(settings), options)
+    return ToldPublisher(make_publisher(broker.url, connection_options(settings), options))
 
 
 def results_options(settings: Settings, *, create: bool = False) -> ResultsOptions:
     """How results are kept; ``create`` is for the worker."""
+    results = settings.results
     return ResultsOptions(
-        expires=settings.results.expires,
-        serializer=settings.results.serializer,
+        expires=results.expires,
+        serializer=results.serializer,
         create=create,
         synchronous=settings.broker.synchronous,
         file_group=settings.broker.file_group,
+        connecting=replace(connection_options(settings), section="results"),
+        connections=results.connections,
+        persistent=results.persistent,
+        buffer_limit=results.buffer_limit,
+        spill_bytes=results.spill_bytes,
+        spill_folder=state_directory(settings) if create else None,
     )
 
 
-def open_results(settings: Settings) -> ResultStore:
+def results_store(settings: Settings, publisher: Callable[[], Publisher], *, create: bool = False) -> ResultStore:
+    """The store of ``[results] url``, not started. Raises SettingsError for a URL that no store serves."""
+    options = results_options(settings, create=create)
+    return make_results(settings.results.url, options, Broker(settings.broker.url, publisher))
+
+
+def open_results(settings: Settings, publisher: Callable[[], Publisher]) -> ResultStore:
     """The store of ``[results] url``, started, for reading: it must be there already."""
-    store = make_results(settings.results.url, results_options(settings))
+    store = results_store(settings, publisher)
     store.start()
     return store
 

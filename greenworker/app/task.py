@@ -1,4 +1,4 @@
-"""Task: a function that can be sent to a worker, and everything its definition says about how it runs there."""
+"""Task: a function, or a class with ``run``, that can be sent to a worker, and what its definition says of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import functools
 import inspect
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NoReturn, Unpack
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self, Unpack, cast
 
+from greenworker.app.class_options import class_options, restore_descriptors
 from greenworker.app.context import TaskContext, current_context, direct_call
+from greenworker.app.hooks import TaskHooks
 from greenworker.app.options import (
     FromSettings,
     MessageOptions,
@@ -22,21 +24,35 @@ from greenworker.app.options import (
     exception_classes,
 )
 from greenworker.app.retries import inherited_arguments, retry_message
+from greenworker.app.signature import Signature
 from greenworker.errors import MaxRetriesExceededError, Retry
 from greenworker.protocol.results import ResultMeta
 from greenworker.settings.model import TaskSettings
 
 if TYPE_CHECKING:
     from greenworker.app.app import App
+    from greenworker.app.eager import EagerResult
     from greenworker.app.result import AsyncResult
 
 
-class Task:
+class Task(TaskHooks):
     """A registered task. Calling it calls the function; ``delay`` and ``apply_async`` send it to a worker.
 
     Options are attributes and may be assigned to; those of the class FromSettings come from ``[task]`` in the settings
     unless the definition gave them. ``given`` holds what was given, and what was assigned.
+
+    A subclass may override hooks (app/hooks.py), give options in its body, and override ``__call__``, which the worker
+    then calls in place of ``run``. Its functions come from ``@app.task(base=...)`` or ``App(task_cls=...)``; one with a
+    ``run`` of its own is a task when ``app.register_task`` gets an instance. ``__init__`` takes no arguments then, is
+    called once a process, and need not call this one's.
     """
+
+    app: App
+    name: str = ""  # of a task that no app has yet
+    run: Callable[..., Any]
+    given: dict[str, Any]
+    class_options: ClassVar[dict[str, Any]] = {}  # what the bodies of the class and its bases give
+    has_own_call: ClassVar[bool] = False  # whoever runs a message calls ``__call__`` then, else ``run``
 
     acks_late = FromSettings[bool]()
     max_retries = FromSettings[int | None]()
@@ -50,13 +66,29 @@ class Task:
 
     MaxRetriesExceededError = MaxRetriesExceededError
 
-    def __init__(self, app: App, function: Callable[..., Any], name: str, options: TaskOptions) -> None:
-        """Raises TypeError for an unknown option, ValueError for options that contradict each other."""
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.class_options = class_options(cls, Task)
+        restore_descriptors(cls, Task)
+        cls.has_own_call = cls.__call__ is not Task.__call__
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        task = super().__new__(cls)
+        task.given = {}  # here, so that an __init__ that calls no other may assign options
+        return task
+
+    def define(self, app: App, name: str, options: TaskOptions, function: Callable[..., Any] | None) -> None:
+        """Make it a task of ``app``: of ``function``, or of its class's own ``run``.
+
+        Raises TypeError for an unknown option, ValueError for options that contradict each other.
+        """
         where = f"task {name}"
         check_names(where, options, TaskOptions.__annotations__)
         self.app = app
         self.name = name
-        self.given: dict[str, Any] = {key: value for key, value in options.items() if key not in {"name", "bind"}}
+        assigned = {key: value for key, value in vars(self).items() if key in TaskOptions.__annotations__}
+        options = cast(TaskOptions, {**self.class_options, **options, **assigned, **self.given})
+        self.given = {key: value for key, value in options.items() if key not in {"name", "bind"}}
         self.bind = bool(options.get("bind", False))
         self.queue: str | None = options.get("queue")
         self.priority: int | None = options.get("priority")
@@ -75,13 +107,15 @@ class Task:
         self.Strategy: Any = options.get("Strategy")
         check_priority(where, self.priority)
         check_limits(where, options.get("time_limit"), options.get("soft_time_limit"))
-        functools.update_wrapper(self, function)
-        self.run: Callable[..., Any] = types.MethodType(function, self) if self.bind else function
-        self.is_coroutine = inspect.iscoroutinefunction(function)
-        self._signature = inspect.signature(self.run) if options.get("typing", True) else None
+        if function is not None:
+            functools.update_wrapper(self, function)
+            self.run = types.MethodType(function, self) if self.bind else function
+        self.is_coroutine = inspect.iscoroutinefunction(self.run)
+        self.typing: bool = options.get("typing", True)
+        self._signature = inspect.signature(self.run) if self.typing else None
 
     def __repr__(self) -> str:
-        return f"<Task {self.name}>"
+        return f"<Task {self.name or type(self).__qualname__}>"
 
     @property
     def place(self) -> str:
@@ -103,11 +137,23 @@ class Task:
         return TaskContext(task=self.name, called_directly=True, caller=current)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function, here and now. ``self.request.called_directly`` is True in it."""
+        """Call the function, here and now. ``self.request.called_directly`` is True in it.
+
+        Called by the ``__call__`` of a subclass, it runs the body that this one was called for.
+        """
+        if self.has_own_call and self._enters_own_run():
+            return self.run(*args, **kwargs)
         if self.is_coroutine:
             return self._call_coroutine(args, kwargs)
         with direct_call(self.name, args, kwargs):
             return self.run(*args, **kwargs)
+
+    def _enters_own_run(self) -> bool:
+        current = current_context()
+        if current is None or current.task != self.name or current.called_directly or current.entered:
+            return False
+        current.entered = True
+        return True
 
     async def _call_coroutine(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         with direct_call(self.name, args, kwargs):
@@ -134,6 +180,44 @@ class Task:
             except TypeError as exc:
                 raise TypeError(f"task {self.name}: {exc}") from None
         return self.app.send_task(self.name, args, kwargs, **options)
+
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        throw: bool | None = None,
+        **options: Unpack[SendOptions],
+    ) -> EagerResult:
+        """Run it here and now, retries and links included (app/eager.py); returns its result.
+
+        With ``throw`` (by default ``[task] eager_propagates``) a task that fails raises here. Options as for
+        ``apply_async``.
+        """
+        return self.app.apply(self, args, kwargs, options, throw=throw)
+
+    def bulk(self, args: Iterable[Sequence[Any]], **options: Unpack[SendOptions]) -> list[AsyncResult]:
+        """Send it once for each of ``args``, a list or tuple of arguments each, all with ``options``: see App.bulk."""
+        return self.app.bulk((self, each, None, options) for each in args)
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """A signature with these arguments."""
+        return Signature(self, args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """A signature with these arguments and no others: it ignores the result of a task that it is linked to."""
+        return Signature(self, args, kwargs, immutable=True)
+
+    def signature(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        **options: Any,
+    ) -> Signature:
+        """A signature with these arguments, and options as ``apply_async`` takes them."""
+        return Signature(self, args, kwargs, options, immutable=immutable)
 
     def retry(  # noqa: PLR0917 - the order is Celery's
         self,
@@ -173,6 +257,8 @@ class Task:
         return retry
 
     def _send_retry(self, context: TaskContext, retry: Retry) -> None:
+        if context.is_eager:
+            return  # as in Celery: an eager run is run again only by the Retry that it raises
         if context.message is None or context.queue is None:
             raise RuntimeError(f"task {self.name}: retry(throw=False) works in a worker only")
         message, _ = retry_message(context.message, retry, datetime.now(UTC))
@@ -189,7 +275,13 @@ class Task:
         if not task_id or not state:
             missing = "task_id, as no worker runs it here" if not task_id else "state"
             raise ValueError(f"task {self.name}: update_state needs a {missing}")
-        self.app.results.store(ResultMeta(task_id=task_id, status=state, result=meta))
+        if self.request.is_eager:
+            return  # an eager run keeps its result alone
+        message = self.request.message
+        if message is not None and message.id == task_id:
+            self.app.results.store(ResultMeta.of(message, state, meta))
+        else:
+            self.app.results.store(ResultMeta(task_id, state, meta))
 
     def AsyncResult(self, task_id: str) -> AsyncResult:  # noqa: N802 - Celery's name
         """The result of a run of this task."""

@@ -13,16 +13,19 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from greenworker.broker.delivery import Delivery
 from greenworker.broker.publisher import Outgoing
 from greenworker.clock import Clock, Timer
 from greenworker.errors import NotRegistered
+from greenworker.execution import task_signals
 from greenworker.execution.admission import Admission, Defer, Drop, Start
 from greenworker.execution.executor import Executor, interrupt
 from greenworker.execution.ledger import Ledger
 from greenworker.execution.outcome import Outcome, PutBack, Revoked
 from greenworker.execution.pool import Pool, PoolClosedError, Run
+from greenworker.execution.release import Releases
 from greenworker.execution.request import IllegalStageError, Move, Request, Stage
 from greenworker.execution.settlement import Settler
 from greenworker.protocol.message import TaskMessage
@@ -50,6 +53,7 @@ class Dispatcher:
         call_soon: Callable[[Callable[[], None]], None],
         deferred_limit: int,
         can_park: bool,
+        releases: Releases | None = None,
     ) -> None:
         self.deferred = 0
         self._pool = pool
@@ -62,6 +66,7 @@ class Dispatcher:
         self._call_soon = call_soon
         self._deferred_limit = deferred_limit
         self._can_park = can_park
+        self._releases = releases or None  # None: nothing is named, which is asked once a task
         self._job = self._perform  # one bound method for all
 
     # --- in the loop --------------------------------------------------------------------------------------------
@@ -77,14 +82,18 @@ class Dispatcher:
             case Defer() as defer:
                 self._defer(request, defer)
 
-    def refuse(self, message: TaskMessage, delivery: Delivery, exc: NotRegistered) -> None:
-        """There is no task for it: in a slot, a FAILURE result is stored; then it goes to the dead-letter queue."""
+    def refuse(self, message: TaskMessage, delivery: Delivery, exc: NotRegistered, consumer: Any) -> None:
+        """There is no task for it: in a slot, a FAILURE result is stored; then it goes to the dead-letter queue.
+
+        ``consumer`` is the sender of the signal ``task_unknown``.
+        """
         try:
-            self._pool.submit(functools.partial(self._refuse, message, delivery, exc))
+            self._pool.submit(functools.partial(self._refuse, message, delivery, exc, consumer))
         except PoolClosedError:
             delivery.requeue()
 
-    def _refuse(self, message: TaskMessage, delivery: Delivery, exc: NotRegistered, run: Run) -> None:
+    def _refuse(self, message: TaskMessage, delivery: Delivery, exc: NotRegistered, consumer: Any, run: Run) -> None:
+        task_signals.unknown(message, delivery, exc, consumer)
         self._settler.refuse(message, delivery, exc)
 
     def give_back(self) -> None:
@@ -160,6 +169,9 @@ class Dispatcher:
             )
             # Not at once: it would come back at once, and the worker would do nothing else.
             self._timer.call_later(FAULT_DELAY, functools.partial(self._give_up, request))
+        finally:
+            if self._releases is not None:
+                self._releases(request, run)
 
     def _give_up(self, request: Request) -> None:
         request.delivery.requeue()
@@ -169,13 +181,19 @@ class Dispatcher:
         request.run = run
         request.started_at = self._clock.monotonic()
         request.move(Move.START)
-        if request.stopping is not None:
-            return request.stopping
-        expires = request.message.expires
-        if expires is not None and expires <= self._clock.utcnow():
-            return Revoked("expired")
+        unwanted = self._unwanted(request)
+        if unwanted is not None:
+            task_signals.unwanted(request, unwanted, self._clock)
+            return unwanted
         self._settler.started(request)
         return self._executor.execute(request, run)
+
+    def _unwanted(self, request: Request) -> Outcome | None:
+        """The outcome of a request that must not run: revoked or expired while it waited for its slot."""
+        expires = request.message.expires
+        if request.stopping is None and expires is not None and expires <= self._clock.utcnow():
+            return Revoked("expired")
+        return request.stopping
 
     # --- at shutdown --------------------------------------------------------------------------------------------
 

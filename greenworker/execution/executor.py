@@ -13,12 +13,12 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from greenworker.app.context import CURRENT
-from greenworker.app.retries import autoretry, should_autoretry
-from greenworker.app.task import Task
+from greenworker.app.retries import outcome_of
 from greenworker.clock import Clock, Timer, TimerEntry
-from greenworker.errors import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded, StopTask
-from greenworker.execution import coroutines
+from greenworker.errors import Ignore, Reject, Retry, SoftTimeLimitExceeded, StopTask
+from greenworker.execution import coroutines, task_signals
 from greenworker.execution.coroutines import CoroutineRunner
+from greenworker.execution.hooks import HookCaller
 from greenworker.execution.outcome import Failed, Ignored, Outcome, Rejected, Retried, Succeeded, TimedOut
 from greenworker.execution.pool import Run
 from greenworker.execution.request import Request
@@ -44,19 +44,29 @@ class TaskExecutor:
         self._timer = timer
         self._clock = clock
         self._coroutines = coroutines
+        self._hooks = HookCaller(timer, coroutines, limits=limits)
         self._limits = limits  # whether the pool can interrupt a running body
 
     def execute(self, request: Request, run: Run) -> Outcome:
         request.hostname = self._hostname
         CURRENT.set(request)  # the slot's contextvars.Context is this job's own
+        task_signals.before(request)
+        if request.task.hooks:
+            self._hooks.before(request, run)
         limits = self._start_limits(request, run)
         try:
-            return self._perform(request, run)
+            outcome = self._perform(request, run)
         finally:
             for entry in limits:
                 entry.cancel()
+        if request.task.hooks:
+            self._hooks.after(request, run, outcome)
+        task_signals.after(request, outcome, self._clock)
+        return outcome
 
     def _perform(self, request: Request, run: Run) -> Outcome:
+        if request.stopping is not None:  # the worker stopped while a hook ran before the body
+            return request.stopping
         try:
             run.interruptible = True
             try:
@@ -73,23 +83,18 @@ class TaskExecutor:
 
     def _body(self, request: Request) -> Any:
         task, message = request.task, request.message
+        body = task.__call__ if task.has_own_call else task.run  # looked up now: tests put others in place of ``run``
         if task.is_coroutine:
-            return self._coroutines.run(task.run(*message.args, **message.kwargs))
+            return self._coroutines.run(body(*message.args, **message.kwargs))
         args = message.args
         if not message.kwargs and len(args) <= 1:
             # Without a star Python calls in the C frame it is in: a sleeping task keeps that much less memory.
-            return task.run(args[0]) if args else task.run()
-        return task.run(*args, **message.kwargs)
+            return body(args[0]) if args else body()
+        return body(*args, **message.kwargs)
 
     def _outcome_of(self, exc: BaseException, request: Request) -> Outcome:
         task = request.task
-        if should_autoretry(task, exc):
-            try:
-                autoretry(task, request.task_context(), exc)
-            except BaseException as decided:  # the Retry, or the same exception when the retries are used up
-                exc = decided
-        if isinstance(exc, Retry) and not exc.signature and used_up(task, request):  # raised without Task.retry
-            exc = exc.exc or MaxRetriesExceededError(f"Can't retry {request}: max_retries is {task.max_retries}")
+        exc = outcome_of(task, request, exc)
         if isinstance(exc, Retry):
             reason = exc.exc  # may never have been raised: then the retry alone knows its place
             return Retried(exc, traceback_of(exc if reason is None or reason.__traceback__ is None else reason))
@@ -119,11 +124,6 @@ class TaskExecutor:
     @staticmethod
     def _hard_limit(request: Request, run: Run, limit: float) -> None:
         interrupt(request, run, TimedOut(limit))
-
-
-def used_up(task: Task, request: Request) -> bool:
-    """Whether there are no retries left."""
-    return task.max_retries is not None and request.message.retries >= task.max_retries
 
 
 def interrupt(request: Request, run: Run, outcome: Outcome) -> bool:

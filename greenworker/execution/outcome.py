@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from greenworker.errors import Retry
+from greenworker.errors import Retry, TimeLimitExceeded
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,10 @@ class Failed:
     traceback: str
     expected: bool = False
 
+    def error(self) -> BaseException:
+        """What its result holds."""
+        return self.exc
+
 
 @dataclass(frozen=True, slots=True)
 class TimedOut:
@@ -30,6 +34,10 @@ class TimedOut:
 
     limit: float
     traceback: str = ""
+
+    def error(self) -> BaseException:
+        """What its result holds."""
+        return TimeLimitExceeded(self.limit)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ one table. An illegal move is a fault of the worker and names event and stage.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from greenworker.app.context import TaskContext
 from greenworker.broker.delivery import Delivery
@@ -112,6 +112,28 @@ class Request:
             self.stage = MOVES[self.stage, move]
         except KeyError:
             raise IllegalStageError(f"{self} cannot {move.value}: it is {self.stage.value}") from None
+
+    # What receivers of the signal task_received know from Celery's request.
+
+    @property
+    def id(self) -> str:
+        """The task's id."""
+        return self.message.id
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return self.message.task
+
+    @property
+    def args(self) -> Sequence[Any]:
+        """What the body is called with."""
+        return self.message.args
+
+    @property
+    def kwargs(self) -> Mapping[str, Any]:
+        """What the body is called with, by name."""
+        return self.message.kwargs
 
     @property
     def identity(self) -> tuple[str, int]:

@@ -1,8 +1,8 @@
 """What becomes of a request once it has an outcome: the stored result, then its delivery. One table says it all.
 
-Order, for every outcome: the result is stored, then the message that replaces the delivery is confirmed, then the
-delivery is acked. Each step begins when the one before is proven, in whatever greenlet proves it; none of them waits in
-a slot.
+Order, for every outcome: the result is stored, then what replaces the delivery (a retry, the links of the task) is
+confirmed, then the delivery is acked. Each step begins when the one before is proven, in whatever greenlet proves it;
+none of them waits in a slot.
 
 A delivery that was acked early, when its task started, ignores every later settlement (``Delivery.settle``). So the
 table needs a second column only for what cannot be done without the delivery.
@@ -13,7 +13,8 @@ from __future__ import annotations
 import enum
 import functools
 import logging
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,15 +25,9 @@ from greenworker.broker.delivery import Delivery, Settlement
 from greenworker.broker.publisher import Outgoing, Replacement
 from greenworker.broker.replacer import Fate, Replacer
 from greenworker.clock import Clock
-from greenworker.errors import (
-    EncodeError,
-    NotRegistered,
-    TaskLostError,
-    TaskRevokedError,
-    TimeLimitExceeded,
-    UnstorableResultError,
-)
+from greenworker.errors import EncodeError, NotRegistered, Reject, TaskLostError, TaskRevokedError
 from greenworker.execution.ledger import Ledger
+from greenworker.execution.links import Link, Links, children
 from greenworker.execution.outcome import (
     Failed,
     Ignored,
@@ -46,10 +41,10 @@ from greenworker.execution.outcome import (
 )
 from greenworker.execution.request import Move, Request, Stage
 from greenworker.execution.task_log import TaskLog
-from greenworker.protocol.display import bounded_repr
 from greenworker.protocol.message import TaskMessage
 from greenworker.protocol.results import FAILURE, RETRY, REVOKED, STARTED, SUCCESS, ResultMeta
 from greenworker.results.base import ResultStore
+from greenworker.results.record import unstorable
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +75,15 @@ RULES: Mapping[type[Outcome], Rule] = {
     Retried: Rule(RETRY, Disposal.RETRY, Disposal.RETRY),
     Revoked: Rule(REVOKED, Disposal.ACK, Disposal.ACK),
     Ignored: Rule(None, Disposal.ACK, Disposal.ACK),
-    Rejected: Rule(None, Disposal.REJECT, Disposal.LOST),
+    Rejected: Rule(FAILURE, Disposal.REJECT, Disposal.LOST),  # as in Celery 5.7: it never runs again
     PutBack: Rule(None, Disposal.REQUEUE, Disposal.LOST),
 }
+REJECTED_TO_QUEUE = Rule(None, Disposal.REJECT, Disposal.LOST)  # Rejected with requeue: it runs again
+
+
+def rule_of(outcome: Outcome) -> Rule:
+    """The row that counts for ``outcome``."""
+    return REJECTED_TO_QUEUE if isinstance(outcome, Rejected) and outcome.requeue else RULES[type(outcome)]
 
 
 class Settler:
@@ -96,6 +97,7 @@ class Settler:
         app: App,
         results: ResultStore,
         replacer: Replacer,
+        links: Links,
         dead_letters: DeadLetters,
         ledger: Ledger,
         clock: Clock,
@@ -105,6 +107,7 @@ class Settler:
         self._app = app
         self._results = results
         self._replacer = replacer
+        self._links = links
         self._dead_letters = dead_letters
         self._ledger = ledger
         self._clock = clock
@@ -116,16 +119,13 @@ class Settler:
         if not request.acks_late:
             request.delivery.ack()
         if request.task.track_started and not request.ignore_result:
-            self._results.store(
-                ResultMeta(
-                    request.message.id, STARTED, {"hostname": self._hostname}, parent_id=request.message.parent_id
-                )
-            )
+            where = {"pid": os.getpid(), "hostname": self._hostname}
+            self._results.store(ResultMeta.of(request.message, STARTED, where), _go_on)
 
     def settle(self, request: Request, outcome: Outcome) -> None:
         """See ``request``, whose stage is FINISHED, through to its end."""
         self._task_log.done(request, outcome, self._clock.monotonic() - request.started_at)
-        rule = RULES[type(outcome)]
+        rule = rule_of(outcome)
         disposal = rule.late if request.delivery.settled is None else rule.early
         if disposal is Disposal.LOST:
             logger.error(
@@ -134,12 +134,14 @@ class Settler:
             if isinstance(outcome, PutBack):
                 outcome, rule = Failed(TaskLostError("the worker stopped while it ran"), ""), RULES[Failed]
             disposal = Disposal.ACK
+        links = self._links.of(request, outcome) if request.message.linked else ()
         if rule.state is None or request.ignore_result:
-            self._dispose(request, outcome, disposal)
+            self._dispose(request, outcome, disposal, links)
             return
-        self._store(
-            request, self._meta(request, outcome, rule.state), lambda: self._dispose(request, outcome, disposal)
-        )
+        meta = self._meta(request, outcome, rule.state)
+        if links:
+            meta.children = children(links)
+        self._store(request, outcome, meta, disposal, links)
 
     def refuse(self, message: TaskMessage, delivery: Delivery, exc: NotRegistered) -> None:
         """A message that no task is registered for fails, so that its sender does not wait, and is buried."""
@@ -148,8 +150,7 @@ class Settler:
             bury()
             return
         now = self._clock.utcnow()
-        meta = ResultMeta(message.id, FAILURE, exc, date_done=now, parent_id=message.parent_id, group_id=message.group)
-        self._results.store(meta, bury)
+        self._results.store(ResultMeta.of(message, FAILURE, exc, date_done=now), bury)
 
     # --- results ------------------------------------------------------------------------------------------------
 
@@ -163,51 +164,52 @@ class Settler:
                 result = exc
             case Retried(retry, trace):
                 result = retry.exc if retry.exc is not None else retry
-            case TimedOut(limit, trace):
-                result = TimeLimitExceeded(limit)
+            case TimedOut(_, trace):
+                result = outcome.error()
             case Revoked(reason):
                 result = TaskRevokedError(reason)
+            case Rejected(reason, requeue):
+                result = Reject(reason, requeue)
             case _:
                 raise AssertionError(f"{outcome} leaves no result")
-        message = request.message
         done_at = None if state == RETRY else self._clock.utcnow()
-        return ResultMeta(
-            message.id,
-            state,
-            result,
-            traceback=trace or None,
-            date_done=done_at,
-            parent_id=message.parent_id,
-            group_id=message.group,
-        )
+        return ResultMeta.of(request.message, state, result, traceback=trace or None, date_done=done_at)
 
-    def _store(self, request: Request, meta: ResultMeta, then: Callable[[], None]) -> None:
+    def _store(
+        self, request: Request, outcome: Outcome, meta: ResultMeta, disposal: Disposal, links: Sequence[Link] = ()
+    ) -> None:
+        """Store ``meta``; the delivery follows when it is stored."""
         try:
-            self._results.store(meta, then)
+            self._results.store(meta, functools.partial(self._dispose, request, outcome, disposal, links))
             return
         except EncodeError as exc:
             logger.error("Task %s: its result cannot be stored: %s", request, exc)
-            meta.result = UnstorableResultError(f"{bounded_repr(meta.result)}: {exc}")
-        if meta.status == SUCCESS:
-            meta.status = FAILURE
-        self._results.store(meta, then)
+            meta = unstorable(meta, exc)
+        if isinstance(outcome, Succeeded) and request.message.linked:  # whoever reads the result reads a failure
+            links = self._links.of(request, Failed(meta.result, ""))
+            meta.children = children(links)
+        self._results.store(meta, functools.partial(self._dispose, request, outcome, disposal, links))
 
     # --- deliveries ---------------------------------------------------------------------------------------------
 
-    def _dispose(self, request: Request, outcome: Outcome, disposal: Disposal) -> None:
+    def _dispose(self, request: Request, outcome: Outcome, disposal: Disposal, links: Sequence[Link] = ()) -> None:
         delivery = request.delivery
         match disposal:
+            case Disposal.ACK if links:
+                self._links.send(request, links, functools.partial(self._finish, request))
+                return
             case Disposal.ACK:
                 delivery.ack()
             case Disposal.REQUEUE:
                 delivery.requeue()
             case Disposal.REJECT:
                 assert isinstance(outcome, Rejected)
-                letter = None if outcome.requeue else self._dead_letters.letter(delivery, "rejected", outcome.reason)
-                if letter is not None:
-                    self.replace(request, letter)
+                if not outcome.requeue:
+                    letter = self._dead_letters.letter(delivery, "rejected", outcome.reason)
+                    last = [] if letter is None else [Link(request.message.id, request.message.task, letter)]
+                    self._dispose(request, outcome, Disposal.ACK, [*links, *last])
                     return
-                delivery.settle(Settlement.REQUEUE if outcome.requeue else Settlement.ACK)
+                delivery.requeue()
             case Disposal.RETRY:
                 assert isinstance(outcome, Retried)
                 self._retry(request, outcome)
@@ -248,7 +250,7 @@ class Settler:
     def _fail(self, request: Request, exc: EncodeError) -> None:
         logger.error("Task %s: its next message cannot be sent, it has failed: %s", request, exc)
         failed = Failed(exc, "")
-        self._store(request, self._meta(request, failed, FAILURE), lambda: self._dispose(request, failed, Disposal.ACK))
+        self._store(request, failed, self._meta(request, failed, FAILURE), Disposal.ACK)
 
     def _finish(self, request: Request) -> None:
         if request.stage is Stage.FINISHED:
@@ -257,3 +259,7 @@ class Settler:
             self._ledger.finish(request, self._clock.monotonic())
         else:
             self._ledger.remove(request)
+
+
+def _go_on() -> None:
+    """A state that no delivery waits for, but that no more than one delivery each leaves: storing it need not wait."""

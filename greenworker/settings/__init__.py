@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from greenworker.settings.command_line import add_arguments, settings_from
     from greenworker.settings.load import load_settings
-    from greenworker.settings.model import Origin, QueueSettings, Settings
+    from greenworker.settings.model import QueueSettings, Settings
+    from greenworker.settings.origin import Origin
     from greenworker.settings.secrets import mask, mask_url
     from greenworker.settings.state import state_directory
 
@@ -28,7 +29,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Origin": "greenworker.settings.model",
+    "Origin": "greenworker.settings.origin",
     "QueueSettings": "greenworker.settings.model",
     "Settings": "greenworker.settings.model",
     "add_arguments": "greenworker.settings.command_line",

@@ -45,7 +45,9 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     yield from _tls(settings)
     yield from _serializers(settings)
     for name, queue in settings.queues.items():
-        yield from _queue(f"{table.QUEUE_SECTION} {name}", name, queue)
+        yield from _queue(f"{table.QUEUE.name} {name}", name, queue)
+    for pattern in settings.routes:
+        yield from _route(pattern)
 
 
 def _durations(settings: Settings) -> Iterator[Finding]:
@@ -83,7 +85,8 @@ def _tls(settings: Settings) -> Iterator[Finding]:
             yield Finding((("broker", key),), f"[broker] {key}: there is no file {path!r}")
         elif not os.access(path, os.R_OK):
             yield Finding((("broker", key),), f"[broker] {key}: this user may not read the file {path!r}")
-        if broker.url and not any(urls.scheme_of(url) in urls.TLS_SCHEMES for url in broker.url):
+        servers = (*broker.url, *([settings.results.url] if settings.results.url else ()))
+        if broker.url and not any(urls.scheme_of(url) in urls.TLS_SCHEMES for url in servers):
             text = f"[broker] {key} is set, but no [broker] url is encrypted; expected a URL that starts with amqps://"
             yield Finding((("broker", key), ("broker", "url")), text)
 
@@ -97,7 +100,7 @@ def _serializers(settings: Settings) -> Iterator[Finding]:
 
 def _queue(section: str, name: str, queue: QueueSettings) -> Iterator[Finding]:
     def about(text: str, *keys: str) -> Finding:
-        return Finding(tuple((section, key) for key in keys or table.QUEUE_ROW_BY_KEY), f"[{section}] {text}")
+        return Finding(tuple((section, key) for key in keys or _keys(table.QUEUE)), f"[{section}] {text}")
 
     if len(name.encode()) > _LONGEST_QUEUE_NAME_BYTES:
         yield about(f"the queue's name is longer than {_LONGEST_QUEUE_NAME_BYTES} bytes")
@@ -120,3 +123,14 @@ def _queue(section: str, name: str, queue: QueueSettings) -> Iterator[Finding]:
             yield about(
                 f"arguments: {argument} has a key of its own; set {key} = {queue.arguments[argument]}", "arguments"
             )
+
+
+def _route(pattern: str) -> Iterator[Finding]:
+    if any(character.isspace() for character in pattern):
+        section = f"{table.ROUTE.name} {pattern}"
+        names = tuple((section, key) for key in _keys(table.ROUTE))
+        yield Finding(names, f"[{section}] expected one pattern of task names, such as shop.*; got blanks in it")
+
+
+def _keys(section: table.Section) -> Iterator[str]:
+    return (row.key for row in section.rows)

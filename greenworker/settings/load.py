@@ -18,7 +18,7 @@ from greenworker.errors import SettingsError
 from greenworker.settings import checks, table
 from greenworker.settings.files import SourceFile, read_files
 from greenworker.settings.ini import read_ini
-from greenworker.settings.model import QueueSettings, Settings
+from greenworker.settings.model import Settings
 from greenworker.settings.sources import Given, Place, Problem, from_environment, from_file, from_overrides
 from greenworker.settings.state import with_urls
 
@@ -82,9 +82,9 @@ def _gather(
 def _counting(
     given: Iterable[Given], files: Sequence[SourceFile], environ: Mapping[str, str]
 ) -> dict[tuple[str, str], Given]:
-    """Return, by section and key, the value that counts. Queues stand in files alone: the last one counts."""
+    """Return, by section and key, the value that counts. Queues and routes stand in files alone: the last counts."""
     last = {(value.place, value.row.flag): value for value in given}
-    counting = {value.name: value for value in given if table.queue_name(value.section) is not None}
+    counting = {value.name: value for value in given if table.split_section(value.section)[1]}
     merger = _merger()
     merger.parse_args(
         [f"{flag}={value.text}" for (place, flag), value in last.items() if place is Place.OVERRIDES],
@@ -136,9 +136,17 @@ def _settings(counting: Mapping[tuple[str, str], Given]) -> Settings:
     values: dict[str, dict[str, Any]] = {section.name: {} for section in table.SECTIONS}
     for (section, key), value in counting.items():
         values.setdefault(section, {})[key] = value.convert()[0]
-    queues = {name: QueueSettings(**values[section]) for section in values if (name := table.queue_name(section))}
     return Settings(
         **{section.name: section.model(**values[section.name]) for section in table.SECTIONS},
-        queues=MappingProxyType(queues),
+        queues=_named(table.QUEUE, values),
+        routes=_named(table.ROUTE, values),
         origins=MappingProxyType({name: value.origin for name, value in counting.items()}),
+    )
+
+
+def _named(section: table.Section, values: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return what the sections such as [queue NAME] give, by their names."""
+    headers = ((table.split_section(header), header) for header in values)
+    return MappingProxyType(
+        {name: section.model(**values[header]) for (word, name), header in headers if name and word == section.name}
     )

@@ -10,46 +10,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 from greenworker import units
-from greenworker.settings.kinds import Arguments, Boolean, Choice, Duration, Integer, Kind, Names, Number, Size, Text
+from greenworker.settings.columns import optional, setting
+from greenworker.settings.kinds import Arguments, Boolean, Choice, Duration, Integer, Names, Number, Size, Text
+from greenworker.settings.origin import DEFAULT_ORIGIN, Origin
 from greenworker.settings.urls import BROKER_URLS, RESULTS_URL
-
-T = TypeVar("T")
 
 POOLS = ("gevent", "eventlet", "threads", "solo")
 SERIALIZERS = ("json", "yaml", "msgpack", "pickle")
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """What a field of a section's dataclass says of its setting, apart from its name and default."""
-
-    kind: Kind[Any]
-    help: str
-    flags: tuple[str, ...] = ()  # besides --section-key, which every setting has
-    secret: bool = False
-    default_note: str = ""  # what no value means, where a value cannot say it
-
-
-def setting(
-    default: T, kind: Kind[T], help: str, *, flags: tuple[str, ...] = (), secret: bool = False, default_note: str = ""
-) -> T:
-    """Declare a setting that always has a value."""
-    column = Column(kind, help, flags, secret, default_note)
-    if isinstance(default, Mapping):
-        return field(default_factory=lambda: default, metadata={"column": column})
-    return field(default=default, repr=not secret, metadata={"column": column})
-
-
-def optional(
-    kind: Kind[T], help: str, *, flags: tuple[str, ...] = (), secret: bool = False, default_note: str = "not set"
-) -> T | None:
-    """Declare a setting that is None when nobody gave it, or gave it empty."""
-    column = Column(kind, help, flags, secret, default_note)
-    return field(default=None, repr=not secret, metadata={"column": column})
 
 
 def _one_word(metavar: str, expected: str) -> Text:
@@ -61,6 +32,11 @@ _STEPS = Names(
     "MODULE:CLASS,...",
     "names such as package.module:Class separated by commas",
     r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*",
+)
+_RELEASES = Names(
+    "NAME,...",
+    "django, sqlalchemy:package.module:Session or package.module:function, separated by commas",
+    r"django|(sqlalchemy:)?[A-Za-z_][\w.]*:[A-Za-z_][\w.]*",
 )
 _DELAY = Duration(minimum=units.MILLISECOND)
 
@@ -119,6 +95,13 @@ class WorkerSettings:
     strict: bool = setting(
         False, Boolean(), "Refuse to start when a module was imported before patching, or a driver blocks the loop."
     )
+    release: tuple[str, ...] = setting(
+        (),
+        _RELEASES,
+        "What is given back after every task, in its slot: django (database connections, to its pool if "
+        "there is one), sqlalchemy:package.module:Session (a scoped_session), or a function of your own as "
+        "package.module:function.",
+    )
     steps: tuple[str, ...] = setting((), _STEPS, "Boot steps of your own for the Worker blueprint.")
     state_directory: str | None = optional(
         Text("FOLDER", "the absolute path of a folder", r"/[^\n\0]{0,4095}"),
@@ -168,11 +151,17 @@ class TaskSettings:
     compression: str | None = optional(
         Choice(("gzip", "zlib", "bz2", "zstd")), "How bodies of sent tasks are compressed.", default_note="none"
     )
+    always_eager: bool = setting(
+        False, Boolean(), "Run tasks where they are sent, at once, without a broker: for tests and debugging."
+    )
+    eager_propagates: bool = setting(
+        False, Boolean(), "A task that fails where it is run eagerly raises there, at once, and not at get()."
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerSettings:
-    """Where messages come from: RabbitMQ, or the broker embedded in greenworker."""
+    """Where messages come from: RabbitMQ, Redis, or the broker embedded in greenworker."""
 
     url: tuple[str, ...] = setting(
         (),
@@ -214,7 +203,13 @@ class BrokerSettings:
     lease_timeout: float = setting(
         60.0,
         Duration(minimum=units.SECOND),
-        "The embedded broker gives a dead worker's messages to others after this time.",
+        "A dead worker's messages go to others after this time (Redis and the embedded broker).",
+    )
+    visibility_timeout: float = setting(
+        units.HOUR,
+        Duration(minimum=units.SECOND),
+        "On Redis, messages that a Celery worker has taken go to others after this time: what the Celery workers "
+        "beside this one have as their visibility_timeout. greenworker's own are renewed while they are in hand.",
     )
 
 
@@ -231,6 +226,19 @@ class ResultsSettings:
     )
     expires: float = setting(units.DAY, Duration(minimum=units.SECOND), "Results are deleted after this time.")
     serializer: str = setting("json", Choice(SERIALIZERS), "How results are written.")
+    connections: int = setting(
+        10, Integer(2, 1_000), "Connections to Redis at most, however many tasks store results or wait for them."
+    )
+    persistent: bool = setting(False, Boolean(), "Results sent over rpc:// survive a restart of the broker.")
+    buffer_limit: int = setting(
+        1_000, Integer(1, 1_000_000), "Results that wait in memory while the store is away; acks wait with them."
+    )
+    spill_bytes: int = setting(
+        64 * units.MIB,
+        Size(0, 1_024 * units.GIB),
+        "Results beyond buffer_limit wait in a file of this size in the state folder, each counted as 4 KiB at least. "
+        "When that is full too, no new tasks are taken.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,29 +278,29 @@ class QueueSettings:
     declare: bool = setting(True, Boolean(), "Declare the queue; no where it must exist already.")
 
 
-OriginKind = Literal["default", "file", "environment", "override"]
-
-
 @dataclass(frozen=True, slots=True)
-class Origin:
-    """Who gave a value; ``where`` is ``FILE:LINE``, an environment variable's name, or ``command line``."""
+class RouteSettings:
+    """Where tasks go whose names match PATTERN, in which * stands for any characters and ? for one.
 
-    kind: OriginKind = "default"
-    where: str = "default"
+    Its section is [route PATTERN]; it is set in INI files alone. Of several patterns that match, the one counts that
+    spells out the most of the name; of equal ones the first. What a call or App(router=...) says counts over it.
+    """
 
-    @property
-    def is_default(self) -> bool:
-        """Nobody gave the value."""
-        return self.kind == "default"
-
-    def __str__(self) -> str:
-        return f"environment: {self.where}" if self.kind == "environment" else self.where
-
-
-DEFAULT_ORIGIN = Origin()
+    queue: str | None = optional(
+        Text("NAME", "the name of a queue", r"[^\s,]{1,200}"),
+        "Queue that they are sent to.",
+        default_note="the task's own, else [task] default_queue",
+    )
+    priority: int | None = optional(
+        Integer(0, 255), "Priority that they are sent with.", default_note="the task's own, else none"
+    )
 
 
 def _no_queues() -> Mapping[str, QueueSettings]:
+    return MappingProxyType({})
+
+
+def _no_routes() -> Mapping[str, RouteSettings]:
     return MappingProxyType({})
 
 
@@ -311,6 +319,7 @@ class Settings:
     results: ResultsSettings = field(default_factory=ResultsSettings)
     log: LogSettings = field(default_factory=LogSettings)
     queues: Mapping[str, QueueSettings] = field(default_factory=_no_queues)
+    routes: Mapping[str, RouteSettings] = field(default_factory=_no_routes)
     origins: Mapping[tuple[str, str], Origin] = field(default_factory=_no_origins, repr=False, compare=False)
 
     def origin(self, section: str, key: str) -> Origin:

@@ -21,11 +21,11 @@ def settings_text(settings: Settings) -> str:
         lines += ["", f"[{section.name}]"]
         for row in section.rows:
             lines += _value_lines(row, section.name, getattr(getattr(settings, section.name), row.key), settings)
-    for name, queue in settings.queues.items():
-        section_name = f"{table.QUEUE_SECTION} {name}"
-        lines += ["", f"[{section_name}]"]
-        for row in table.QUEUE_ROWS:
-            lines += _value_lines(row, section_name, getattr(queue, row.key), settings)
+    for section in table.NAMED_SECTIONS:
+        for name, values in getattr(settings, section.plural).items():
+            lines += ["", section.header(name)]
+            for row in section.rows:
+                lines += _value_lines(row, f"{section.name} {name}", getattr(values, row.key), settings)
     return "\n".join(lines) + "\n"
 
 

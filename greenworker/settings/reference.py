@@ -43,21 +43,22 @@ def ini_text() -> str:
     """Return conf/greenworker.ini: reading it as it stands changes no default."""
     lines = [_INI_HEAD]
     for section in table.SECTIONS:
-        lines += ["", "", *_comment(section.help), section.title]
+        lines += ["", "", *_paragraphs(section.help), section.title]
         for row in section.rows:
             lines += ["", *_ini_lines(row)]
-    lines += ["", "", *_comment(table.QUEUE.help), "#[queue celery]"]
-    for row in table.QUEUE_ROWS:
-        lines += ["", *_ini_lines(row)]
+    for section in table.NAMED_SECTIONS:
+        lines += ["", "", *_paragraphs(section.help), f"#{section.header(section.example)}"]
+        for row in section.rows:
+            lines += ["", *_ini_lines(row)]
     return "\n".join(lines) + "\n"
 
 
 def page_text() -> str:
     """Return docs/settings.md."""
     parts = [_PAGE_HEAD]
-    for section in (*table.SECTIONS, table.QUEUE):
+    for section in (*table.SECTIONS, *table.NAMED_SECTIONS):
         parts.append(f"## {section.title}\n\n{section.help}\n")
-        parts += [_page_entry(row, section is table.QUEUE) for row in section.rows]
+        parts += [_page_entry(row, section in table.NAMED_SECTIONS) for row in section.rows]
     return "\n".join(parts)
 
 
@@ -66,6 +67,11 @@ def _ini_lines(row: table.Row) -> Iterator[str]:
     yield from _comment(f"{row.kind.expected}. Default: {row.default_text or 'empty'}.")
     default = "" if row.default is None else row.kind.format(row.default)
     yield f"#{row.key} = {default}".rstrip()
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    for paragraph in text.split("\n\n"):
+        yield from _comment(paragraph)
 
 
 def _comment(text: str) -> list[str]:

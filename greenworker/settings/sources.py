@@ -15,7 +15,7 @@ from typing import Any
 from greenworker.settings import table
 from greenworker.settings.files import SourceFile
 from greenworker.settings.ini import CONTROL, Document, Entry, normal_key, read_ini
-from greenworker.settings.model import Origin
+from greenworker.settings.origin import Origin
 from greenworker.settings.secrets import HIDDEN, mask_url
 
 _LONGEST_SHOWN = 80
@@ -44,7 +44,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value that someone gave for a row, as text. ``section`` is ``queue NAME`` for queues."""
+    """A value that someone gave for a row, as text. ``section`` is ``queue NAME`` for queues, and so for routes."""
 
     row: table.Row
     section: str
@@ -165,7 +165,7 @@ def _document_problems(document: Document) -> Iterator[tuple[int, str]]:
 
 
 def _is_section(section: str) -> bool:
-    return section in _section_names() or table.queue_name(section) is not None
+    return section in _section_names() or bool(table.split_section(section)[1])
 
 
 def _section_names() -> tuple[str, ...]:
@@ -175,14 +175,16 @@ def _section_names() -> tuple[str, ...]:
 def _unknown_section(section: str) -> str:
     names = _section_names()
     word, _, name = section.partition(" ")
-    if word == table.QUEUE_SECTION:
-        return "section [queue] needs a queue's name: expected [queue NAME]"
-    if name and _nearest(word, (table.QUEUE_SECTION,)):
-        return f"unknown section [{section}]; did you mean [{table.QUEUE_SECTION} {name}]?"
+    for named in table.NAMED_SECTIONS:
+        if word == named.name:
+            return f"section [{named.name}] needs the {named.of} it is for: expected {named.title}"
+        if name and _nearest(word, (named.name,)):
+            return f"unknown section [{section}]; did you mean {named.header(name)}?"
     hint = _nearest(section, names)
     if hint:
         return f"unknown section [{section}]; did you mean [{hint}]?"
-    return f"unknown section [{section}]; expected one of {', '.join(f'[{name}]' for name in names)}, [queue NAME]"
+    named_titles = ", ".join(named.title for named in table.NAMED_SECTIONS)
+    return f"unknown section [{section}]; expected one of {', '.join(f'[{name}]' for name in names)}, {named_titles}"
 
 
 def _advice_on(variable: str) -> str:
@@ -197,14 +199,15 @@ def _advice_on(variable: str) -> str:
 
 def _unknown_key(entry: Entry) -> str:
     problem = f"unknown key {entry.written!r} in section [{entry.section}]"
-    homes = [section.title for section in (*table.SECTIONS, table.QUEUE) if entry.key in _keys(section)]
+    sections = (*table.SECTIONS, *table.NAMED_SECTIONS)
+    homes = [section.title for section in sections if entry.key in _keys(section)]
     if homes:
         return f"{problem}; it belongs in {' or '.join(homes)}"
-    here = table.QUEUE if table.queue_name(entry.section) is not None else _section(entry.section)
+    here = _section(table.split_section(entry.section)[0])
     hint = _nearest(entry.key, _keys(here))
     if hint:
         return f"{problem}; did you mean {hint!r}?"
-    for section in (*table.SECTIONS, table.QUEUE):
+    for section in sections:
         hint = _nearest(entry.key, _keys(section), likeness=0.8)
         if hint:
             return f"{problem}; did you mean {hint!r} in {section.title}?"
@@ -229,7 +232,7 @@ def _swallowed_lines(entry: Entry) -> Iterator[tuple[int, str]]:
 
 
 def _section(name: str) -> table.Section:
-    return next(section for section in table.SECTIONS if section.name == name)
+    return next(section for section in (*table.SECTIONS, *table.NAMED_SECTIONS) if section.name == name)
 
 
 def _keys(section: table.Section) -> tuple[str, ...]:

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, fields
 from typing import Any
 
+from greenworker.settings.columns import Column
 from greenworker.settings.files import CONFIG_VARIABLE
 from greenworker.settings.kinds import Kind
 from greenworker.settings.model import (
     BrokerSettings,
-    Column,
     ConsumerSettings,
     LogSettings,
     QueueSettings,
     ResultsSettings,
+    RouteSettings,
     TaskSettings,
     WorkerSettings,
 )
 
 PREFIX = "GREENWORKER_"
-QUEUE_SECTION = "queue"  # its sections are [queue NAME]
 
 # What the environment may hold under our prefix besides a variable a row, and what each is for
 OTHER_VARIABLES = {CONFIG_VARIABLE: "names the INI file when -C/--config does not"}
@@ -67,20 +68,31 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of the INI file, and the dataclass its rows come from."""
+    """A section of the INI file, and the dataclass its rows come from.
+
+    With ``of`` there may be many, each with what ``of`` stands for after the section's name: [queue NAME]. Their values
+    are in Settings under ``plural``, by that name.
+    """
 
     name: str
     model: type[Any]
+    of: str = ""
+    plural: str = ""
+    example: str = ""
 
     @property
     def help(self) -> str:
-        """The first paragraph of the dataclass's docstring."""
-        return str(self.model.__doc__)
+        """The dataclass's docstring, each of its paragraphs on one line."""
+        return inspect.cleandoc(str(self.model.__doc__))
 
     @property
     def title(self) -> str:
         """Its header, as it stands in an INI file."""
-        return f"[{self.name} NAME]" if self.name == QUEUE_SECTION else f"[{self.name}]"
+        return self.header(self.of)
+
+    def header(self, name: str) -> str:
+        """The header of the section with this name of its own, if it has any."""
+        return f"[{self.name} {name}]" if name else f"[{self.name}]"
 
     @property
     def rows(self) -> tuple[Row, ...]:
@@ -96,7 +108,9 @@ SECTIONS = (
     Section("results", ResultsSettings),
     Section("log", LogSettings),
 )
-QUEUE = Section(QUEUE_SECTION, QueueSettings)
+QUEUE = Section("queue", QueueSettings, "NAME", "queues", "celery")
+ROUTE = Section("route", RouteSettings, "PATTERN", "routes", "shop.*")
+NAMED_SECTIONS = (QUEUE, ROUTE)
 
 
 def _rows(section: Section) -> Iterator[Row]:
@@ -119,21 +133,24 @@ def _default(field: Field[Any]) -> Any:
 
 
 ROWS = tuple(row for section in SECTIONS for row in section.rows)
-QUEUE_ROWS = QUEUE.rows
+NAMED_ROWS = tuple(row for section in NAMED_SECTIONS for row in section.rows)
 
 ROW_BY_NAME = {(row.section, row.key): row for row in ROWS}
-QUEUE_ROW_BY_KEY = {row.key: row for row in QUEUE_ROWS}
+NAMED_ROW_BY_NAME = {(row.section, row.key): row for row in NAMED_ROWS}
 ROW_BY_VARIABLE = {row.variable: row for row in ROWS}
 
 
-def queue_name(section: str) -> str | None:
-    """Return NAME of a section called ``queue NAME``; None for any other section."""
-    word, space, name = section.partition(" ")
-    return name.strip() if space and word == QUEUE_SECTION and name.strip() else None
+def split_section(section: str) -> tuple[str, str]:
+    """Return ("queue", NAME) of a section called ``queue NAME``, and likewise for the other named sections.
+
+    The second is empty for any other section.
+    """
+    word, _, name = section.partition(" ")
+    is_named = any(word == named.name for named in NAMED_SECTIONS)
+    return (word, name.strip()) if is_named and name.strip() else (section, "")
 
 
 def find_row(section: str, key: str) -> Row | None:
     """Return the row of ``[section] key``, ``section`` being ``queue NAME`` for queues."""
-    if queue_name(section) is not None:
-        return QUEUE_ROW_BY_KEY.get(key)
-    return ROW_BY_NAME.get((section, key))
+    word, name = split_section(section)
+    return NAMED_ROW_BY_NAME.get((word, key)) if name else ROW_BY_NAME.get((word, key))

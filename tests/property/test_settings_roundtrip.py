@@ -56,7 +56,7 @@ def test_queues_print_and_read_back(
     assert again.queues[queue].weight == weight
 
 
-@pytest.mark.parametrize("row", (*table.ROWS, *table.QUEUE_ROWS), ids=lambda row: row.name)
+@pytest.mark.parametrize("row", (*table.ROWS, *table.NAMED_ROWS), ids=lambda row: row.name)
 def test_kinds_read_back_their_default(row: table.Row) -> None:
     text = "" if row.default is None else row.kind.format(row.default)
     assert row.default in (None, (), "", {}) or row.kind.parse(text) == row.default

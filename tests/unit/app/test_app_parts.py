@@ -219,6 +219,6 @@ def test_final_results_are_read_once(app: App, store: Store) -> None:
 
 def test_results_that_are_switched_off_are_told() -> None:
     app = App("shop", settings=loaded(GREENWORKER_RESULTS_URL="none"))
-    assert open_results(app.settings).flush(0)
+    assert open_results(app.settings, lambda: app.publisher).flush(0)
     with pytest.raises(ResultsError, match="switched off"):
         app.AsyncResult("1").get(timeout=1)

@@ -185,7 +185,7 @@ def test_max_retries_none_never_ends(app: App) -> None:
 def test_limit_is_celerys(app: App, retries: int, max_retries: int | None) -> None:
     """The same number of tries, whoever runs them."""
     client = celery.Celery("shop", broker="memory://", set_as_current=False)
-    theirs = client.task(anything, name="t", max_retries=max_retries, lazy=False)
+    theirs = client.task(anything, name="t", max_retries=max_retries, lazy=False, shared=False)
     theirs.push_request(id="1", args=(), kwargs={}, retries=retries, called_directly=False, delivery_info={})
     ours = app.task(anything, name="t", max_retries=max_retries)
     running(ours, retries=retries)
@@ -262,7 +262,7 @@ def test_autoretry_waits_as_celery_does(app: App, options: dict[str, Any], retri
         raise ValueError("v")
 
     client = celery.Celery("shop", broker="memory://", set_as_current=False)
-    theirs = client.task(fail, name="t", autoretry_for=(ValueError,), lazy=False, **options)
+    theirs = client.task(fail, name="t", autoretry_for=(ValueError,), lazy=False, shared=False, **options)
     theirs.push_request(id="1", args=(), kwargs={}, retries=retries, called_directly=False, delivery_info={})
     with pytest.raises(celery.exceptions.Retry) as expected:
         theirs.run()
@@ -314,7 +314,7 @@ def first_only_by_position(a: Any, /, b: Any = 0) -> None: ...
 @pytest.mark.parametrize("new", [(None, None), ((8, 9), None), ((8,), None), (None, {"b": 7}), ((8,), {"b": 7})])
 def test_arguments_of_the_next_try_are_celerys(function: Any, old: Any, new: Any) -> None:
     client = celery.Celery("shop", broker="memory://", set_as_current=False)
-    task = client.task(function, name="t", lazy=False)
+    task = client.task(function, name="t", lazy=False, shared=False)
     sent: list[Any] = []
     task.push_request(
         id="1", args=old[0], kwargs=old[1], retries=0, called_directly=False, is_eager=True, delivery_info={}

@@ -49,6 +49,7 @@ CALLS: list[dict[str, Any]] = [
     {"args": (2,), "headers": {"tenant": "north"}},
     {"args": (2,), "ignore_result": True},
     {"args": (2,), "root_id": "r", "parent_id": "p"},
+    {"args": (2,), "group_id": "g", "group_index": 4, "shadow": "shop.other"},
     {"args": (2,), "eta": datetime(2031, 1, 1, tzinfo=UTC), "expires": datetime(2031, 1, 2, tzinfo=UTC)},
 ]
 
@@ -59,7 +60,7 @@ def test_messages_are_celerys(
     app: App, publisher: RecordingPublisher, client: celery.Celery, call: dict[str, Any], options: dict[str, Any]
 ) -> None:
     task_id = str(uuid.uuid4())
-    client.task(add, name="shop.add", lazy=False, **options).apply_async(task_id=task_id, **call)
+    client.task(add, name="shop.add", lazy=False, shared=False, **options).apply_async(task_id=task_id, **call)
     app.task(add, name="shop.add", **options).apply_async(task_id=task_id, **call)
     theirs, their_headers = taken(client)
     ours = publisher.last
@@ -141,7 +142,7 @@ def test_what_cannot_be_sent_is_told_and_not_sent(
 
 def test_arguments_are_checked_against_the_function_as_celery_does(app: App, client: celery.Celery) -> None:
     ours = app.task(add, name="shop.add")
-    theirs = client.task(add, name="shop.add", lazy=False)
+    theirs = client.task(add, name="shop.add", lazy=False, shared=False)
     for task in (ours, theirs):
         with pytest.raises(TypeError):
             task.delay()

@@ -39,7 +39,7 @@ def test_names_are_celerys(app: App, module: str | None) -> None:
     def add() -> None: ...
 
     add.__module__ = module  # type: ignore[assignment]
-    theirs = celery.Celery("shop", set_as_current=False).task(add, lazy=False)
+    theirs = celery.Celery("shop", set_as_current=False).task(add, lazy=False, shared=False)
     assert app.task(add).name == theirs.name
 
 
@@ -123,7 +123,7 @@ def test_later_settings_count_for_tasks_defined_before() -> None:
 
 def test_defaults_are_celerys_but_for_late_acks(app: App) -> None:
     ours = app.task(lambda: None, name="t")
-    theirs = celery.Celery("shop", set_as_current=False).task(nothing, name="t", lazy=False)
+    theirs = celery.Celery("shop", set_as_current=False).task(nothing, name="t", lazy=False, shared=False)
     names = ["max_retries", "default_retry_delay", "rate_limit", "time_limit", "soft_time_limit", "ignore_result"]
     names += ["expires", "priority", "track_started", "serializer"]
     assert {name: getattr(ours, name) for name in names} == {name: getattr(theirs, name) for name in names}

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from greenworker.broker.dead_letters import DeadLetters
-from greenworker.broker.delivery import QueueSpec, Settlement
+from greenworker.broker.delivery import Settlement
 from greenworker.broker.publisher import Replacement
 from greenworker.broker.replacer import Fate
 from greenworker.errors import NotRegistered, Retry
-from greenworker.execution.ledger import Ledger
 from greenworker.execution.outcome import (
     Failed,
     Ignored,
-    Outcome,
     PutBack,
     Rejected,
     Retried,
@@ -25,66 +21,11 @@ from greenworker.execution.outcome import (
     Succeeded,
     TimedOut,
 )
-from greenworker.execution.request import Request, Stage
-from greenworker.execution.settlement import RULES, Settler
-from greenworker.execution.task_log import TaskLog
+from greenworker.execution.request import Stage
+from greenworker.execution.settlement import RULES
 from greenworker.protocol.message import decode_task
-from tests.support.clocks import FakeClock
-from tests.support.execution import RecordingResults, RecordingSource, make_app, make_delivery, make_request
-
-
-class InstantReplacer:
-    """Publishes and acks at once, on paper."""
-
-    def __init__(self) -> None:
-        self.replacements: list[Replacement] = []
-        self.before: Callable[[Replacement], Fate | None] = lambda replacement: None  # what happens meanwhile
-
-    def put(self, replacement: Replacement, done: Callable[[Fate], None]) -> None:
-        self.replacements.append(replacement)
-        fate = self.before(replacement) or Fate.PUBLISHED
-        if fate is Fate.PUBLISHED:
-            replacement.delivery.ack()
-        done(fate)
-
-
-class Bench:
-    """A settler with everything around it."""
-
-    def __init__(self) -> None:
-        self.app = make_app()
-        self.source = RecordingSource()
-        self.results = RecordingResults()
-        self.replacer = InstantReplacer()
-        self.ledger = Ledger()
-        clock = FakeClock()
-        self.settler = Settler(
-            app=self.app,
-            results=self.results,  # type: ignore[arg-type]
-            replacer=self.replacer,  # type: ignore[arg-type]
-            dead_letters=DeadLetters(self.replacer, {"celery": QueueSpec("celery")}, clock, "node"),  # type: ignore[arg-type]
-            ledger=self.ledger,
-            clock=clock,
-            task_log=TaskLog(logging.INFO),
-            hostname="node@host",
-        )
-
-    def settle(self, outcome: Outcome, *, acks_late: bool = True, **fields: Any) -> Request:
-        request = make_request(app=self.app, source=self.source, acks_late=acks_late, **fields)
-        self.ledger.add(request)
-        request.stage = Stage.RUNNING
-        self.settler.started(request)
-        request.stage = Stage.FINISHED
-        self.settler.settle(request, outcome)
-        return request
-
-    @property
-    def settlements(self) -> list[Settlement]:
-        return [settlement for _, settlement in self.source.settled]
-
-    @property
-    def states(self) -> list[str]:
-        return [document["status"] for document in self.results.documents]
+from tests.support.execution import RecordingSource, make_delivery, make_request
+from tests.support.settling import Bench
 
 
 @pytest.fixture
@@ -101,7 +42,7 @@ LATE = {
     "retried": (Retried(Retry(exc=ERROR, when=5.0), ""), ["RETRY"], Settlement.ACK),
     "revoked": (Revoked("expired"), ["REVOKED"], Settlement.ACK),
     "ignored": (Ignored(), [], Settlement.ACK),
-    "rejected": (Rejected("no", requeue=False), [], Settlement.ACK),
+    "rejected": (Rejected("no", requeue=False), ["FAILURE"], Settlement.ACK),
     "rejected, requeue": (Rejected("no", requeue=True), [], Settlement.REQUEUE),
     "put back": (PutBack(), [], Settlement.REQUEUE),
 }

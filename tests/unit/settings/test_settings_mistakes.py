@@ -50,11 +50,29 @@ def problems(
         ("[wroker]\nx = 1", "shop.ini:1: unknown section [wroker]; did you mean [worker]?"),
         ("[Worker]\n", "shop.ini:1: unknown section [Worker]; did you mean [worker]?"),
         ("[queues mail]\n", "shop.ini:1: unknown section [queues mail]; did you mean [queue mail]?"),
-        ("[queue]\nweight = 2", "shop.ini:1: section [queue] needs a queue's name: expected [queue NAME]"),
+        ("[queue]\nweight = 2", "shop.ini:1: section [queue] needs the NAME it is for: expected [queue NAME]"),
+        ("[route]\nqueue = a", "shop.ini:1: section [route] needs the PATTERN it is for: expected [route PATTERN]"),
+        ("[rout shop.*]\n", "shop.ini:1: unknown section [rout shop.*]; did you mean [route shop.*]?"),
+        (
+            "[route shop.*]\nqueu = mail",
+            "shop.ini:2: unknown key 'queu' in section [route shop.*]; did you mean 'queue'?",
+        ),
+        (
+            "[route shop.*]\nmax_priority = 3",
+            "shop.ini:2: unknown key 'max_priority' in section [route shop.*]; it belongs in [queue NAME]",
+        ),
+        (
+            "[route shop.*]\npriority = high",
+            "shop.ini:2: bad value 'high' for [route shop.*] priority: expected a whole number from 0 to 255",
+        ),
+        (
+            "[route shop.*, mail.*]\nqueue = mail",
+            "shop.ini:2: [route shop.*, mail.*] expected one pattern of task names, such as shop.*; got blanks in it",
+        ),
         (
             "[zzz]\n",
             "shop.ini:1: unknown section [zzz]; expected one of [worker], [consumer], [task], "
-            "[broker], [results], [log], [queue NAME]",
+            "[broker], [results], [log], [queue NAME], [route PATTERN]",
         ),
         (
             "[worker]\nconcurrency = many",
@@ -108,7 +126,8 @@ def problems(
         ),
         (
             "[results]\nurl = rdis://x",
-            "shop.ini:2: bad value <hidden> for [results] url: expected "
+            "shop.ini:2: bad value <hidden> for [results] url: expected redis://:password@host:6379/0 "
+            "(in a password, @ : / ? % are written %40 %3A %2F %3F %25), rpc://, "
             "sqlite:////absolute/path/results.db, or none to keep "
             "no results; what stands before its :// is none of the schemes that are known",
         ),

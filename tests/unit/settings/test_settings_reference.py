@@ -29,7 +29,7 @@ def test_every_key_can_be_uncommented_and_is_its_default(tmp_path: Path) -> None
     assert (settings.worker, settings.task, settings.broker) == (defaults.worker, defaults.task, defaults.broker)
     assert settings.results == defaults.results
     assert set(settings.origins) == {(row.section, row.key) for row in table.ROWS} | {
-        ("queue celery", row.key) for row in table.QUEUE_ROWS
+        (f"{section.name} {section.example}", row.key) for section in table.NAMED_SECTIONS for row in section.rows
     }
 
 
@@ -39,7 +39,7 @@ def test_the_page_has_every_name_of_every_setting() -> None:
         assert f"### `{row.key}`" in page
         assert f"`{row.variable}`" in page
         assert all(f"`{flag}`" in page for flag in row.flags)
-    assert all(f"### `{row.key}`" in page for row in table.QUEUE_ROWS)
+    assert all(f"### `{row.key}`" in page for row in table.NAMED_ROWS)
 
 
 def test_generated_files_are_up_to_date() -> None:
@@ -57,7 +57,9 @@ def test_check_shows_the_difference_and_changes_nothing(tmp_path: Path) -> None:
     script = tmp_path / "scripts" / "generate"
     script.parent.mkdir()
     script.write_text((REPOSITORY / "scripts" / "generate").read_text())
-    (tmp_path / "greenworker").symlink_to(REPOSITORY / "greenworker")
+    for needed in ("greenworker", "scripts/from_celery.py", "docs/from_celery.toml", "tests"):
+        (tmp_path / needed).parent.mkdir(exist_ok=True)
+        (tmp_path / needed).symlink_to(REPOSITORY / needed)
     ini = tmp_path / "conf" / "greenworker.ini"
     ini.parent.mkdir()
     ini.write_text(ini_text().replace("#concurrency = 1000", "#concurrency = 9"))

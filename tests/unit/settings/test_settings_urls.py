@@ -82,6 +82,8 @@ def test_broker_url_is_accepted(url: str) -> None:
         "amqp://u:hunter2@h:-1",
         "redis://u:hunter2@h1:1,h2:99999/0",
         "redis://u:hunter2@h1:abc;h2:2/0",
+        "redis://u:p@h/hunter2",
+        "sentinel://u:hunter2@h/0",
         "sqlite:///relative.db",
         "sqlite://",
         "sqlite:////folder/",
@@ -116,7 +118,21 @@ def test_a_masked_results_url_is_refused() -> None:
         RESULTS_URL.parse("sqlite:////srv/results.db?mode=***")
 
 
-@pytest.mark.parametrize("url", ["redis://h", "sqlite:///r.db", "nothing"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h",
+        "rediss://u:p@h:6380/1",
+        "redis+socket:///run/redis.sock",
+        "sentinel://h;h:2?master_name=m",
+        "rpc://",
+    ],
+)
+def test_results_url_is_accepted(url: str) -> None:
+    assert RESULTS_URL.parse(url) == url
+
+
+@pytest.mark.parametrize("url", ["amqp://h", "sqlite:///r.db", "nothing"])
 def test_results_url_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="sqlite"):
         RESULTS_URL.parse(url)
