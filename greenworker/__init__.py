@@ -10,27 +10,36 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from greenworker.app import App, AsyncResult, Task
-    from greenworker.errors import Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
+    from greenworker.app import App, AsyncResult, Signature, Task, shared_task
+    from greenworker.app import Signature as signature  # noqa: N813 - Celery's name
+    from greenworker.errors import BulkError, Ignore, MaxRetriesExceededError, Reject, Retry, SoftTimeLimitExceeded
 
 __version__ = "0.1.0"
 
 __all__ = [
     "App",
     "AsyncResult",
+    "BulkError",
     "Ignore",
     "MaxRetriesExceededError",
     "Reject",
     "Retry",
+    "Signature",
     "SoftTimeLimitExceeded",
     "Task",
     "__version__",
+    "shared_task",
+    "signature",
 ]
 
 _HOMES = {
     "App": "greenworker.app",
+    "Signature": "greenworker.app",
+    "signature": "greenworker.app.signature",
+    "BulkError": "greenworker.errors",
     "AsyncResult": "greenworker.app",
     "Task": "greenworker.app",
+    "shared_task": "greenworker.app",
     "Ignore": "greenworker.errors",
     "MaxRetriesExceededError": "greenworker.errors",
     "Reject": "greenworker.errors",

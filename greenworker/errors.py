@@ -67,10 +67,28 @@ class PublishError(BrokerError):
     unpublished: Sequence[Any] | None = None
 
 
+class BulkError(PublishError):
+    """Some of many tasks were not confirmed by the broker in time.
+
+    ``sent`` has the results of those that were; ``unsent`` those of the same round trip that were not, as signatures
+    with their ids, so that ``app.bulk(error.unsent)`` sends each again as the same task. What came after them in the
+    call was not taken.
+    """
+
+    def __init__(self, message: str, sent: list[Any], unsent: list[Any]) -> None:
+        self.sent = sent
+        self.unsent = unsent
+        super().__init__(message)
+
+
 class ResultsError(GreenworkerError):
     """The results store cannot be used."""
 
     exit_code = EXIT_UNAVAILABLE
+
+
+class ResultsAwayError(ResultsError):
+    """The results store cannot be reached just now; it can be tried again."""
 
 
 class StateFolderError(GreenworkerError):

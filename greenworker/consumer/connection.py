@@ -74,8 +74,10 @@ class Connection(ConsumerStep["Consumer"]):
             parts.make_waiter(),
             SourceOptions(
                 strict_order=settings.worker.queue_order == "strict",
+                alternatives=len(settings.broker.url) > 1,
                 synchronous=settings.broker.synchronous,
                 file_group=settings.broker.file_group,
                 lease_timeout=settings.broker.lease_timeout,
+                visibility_timeout=settings.broker.visibility_timeout,
             ),
         )

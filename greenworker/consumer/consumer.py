@@ -27,12 +27,14 @@ from greenworker.broker.source import Source
 from greenworker.consumer.connection import Connection
 from greenworker.consumer.delayed_delivery import DelayedDelivery
 from greenworker.consumer.evloop import Evloop
+from greenworker.consumer.pause import Pause
 from greenworker.consumer.prefetch import Prefetch
 from greenworker.consumer.strategy import Strategy, TaskServices
 from greenworker.consumer.tasks import Intake, Tasks
 from greenworker.errors import BrokerError
 from greenworker.execution.pool import Pool
 from greenworker.green.base import LoopWaiter
+from greenworker.results.base import ResultStore
 from greenworker.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class WorkerParts:
     hub: Any  # kombu's Hub, or None where the pool is green or the broker has no asynchronous transport
     make_waiter: Callable[[], LoopWaiter]
     services: TaskServices
+    results: ResultStore
 
 
 class Consumer:
@@ -76,6 +79,7 @@ class Consumer:
         self.prefetch = Prefetch(
             parts.pool, parts.settings.worker.prefetch_multiplier, parts.settings.worker.deferred_limit
         )
+        self.pause = Pause(parts.queues, lambda: parts.results.full)
         self.closing = threading.Event()
         self.stopping = threading.Event()
         self._calls: deque[Callable[[], None]] = deque()
@@ -152,6 +156,7 @@ class Consumer:
                 logger.exception("A call in the consumer's loop failed: %r", call)
         if self.source is not None and not self.closing.is_set():
             self.prefetch.apply(self.source, self.parts.services.dispatcher.deferred)
+            self.pause.apply(self.source)
 
     def _close(self) -> None:
         self.blueprint.close(self)

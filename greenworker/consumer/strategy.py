@@ -12,6 +12,7 @@ from greenworker.broker.dead_letters import DeadLetters
 from greenworker.broker.delivery import Delivery
 from greenworker.clock import Clock
 from greenworker.errors import AppError
+from greenworker.execution import task_signals
 from greenworker.execution.admission import Admission
 from greenworker.execution.dispatch import Dispatcher
 from greenworker.execution.ledger import Ledger
@@ -37,6 +38,7 @@ class TaskServices:
     dead_letters: DeadLetters
     task_log: TaskLog
     clock: Clock
+    consumer: Callable[[], Any] = lambda: None  # the sender of signals; it is made with these services, so after them
 
 
 class DefaultStrategy:
@@ -59,6 +61,7 @@ class DefaultStrategy:
         request = self._request_class(message, self._task, delivery, services.clock.monotonic(), self._acks_late)
         services.ledger.add(request)
         services.task_log.received(request)
+        task_signals.received(request, services.consumer())
         services.dispatcher.admit(request)
 
     def _is_known(self, message: TaskMessage, delivery: Delivery) -> bool:

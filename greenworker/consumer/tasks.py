@@ -10,6 +10,7 @@ from greenworker.broker.connection import ConnectionLostError
 from greenworker.broker.delivery import Delivery
 from greenworker.consumer.strategy import Strategy, prepare
 from greenworker.errors import MalformedMessage, NotRegistered
+from greenworker.execution import task_signals
 from greenworker.protocol.message import Limits, decode_task
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Intake:
 
     def __init__(self, consumer: Consumer) -> None:
         settings = consumer.parts.settings
+        self._consumer = consumer
         self.strategies: dict[str, Strategy] = {}
         self._accept = frozenset(settings.broker.accept)
         self._limits = Limits(max_body_bytes=settings.worker.max_body_bytes)
@@ -41,10 +43,12 @@ class Intake:
             message = decode_task(delivery.envelope, self._accept, self._limits)
         except MalformedMessage as exc:
             self._dead_letters.bury(delivery, "malformed", exc.reason)
+            task_signals.rejected(delivery, exc, self._consumer)
             return
         strategy = self.strategies.get(message.task)
         if strategy is None:
-            self._dispatcher.refuse(message, delivery, NotRegistered(self._registry.unknown(message.task)))
+            unknown = NotRegistered(self._registry.unknown(message.task))
+            self._dispatcher.refuse(message, delivery, unknown, self._consumer)
             return
         try:
             strategy(message, delivery)
@@ -67,6 +71,7 @@ class Tasks(ConsumerStep["Consumer"]):
             consumer.intake.strategies[task.name] = prepare(task, parts.services)
         assert consumer.source is not None
         consumer.source.start(list(parts.queues.values()), consumer.prefetch.begin())
+        consumer.pause.begin()
 
     def close(self, consumer: Consumer) -> None:
         if consumer.source is not None:
@@ -76,4 +81,8 @@ class Tasks(ConsumerStep["Consumer"]):
                 logger.debug("Nothing to stop consuming from: %s", exc)  # the loop learns of it at its next turn
 
     def info(self, consumer: Consumer) -> Mapping[str, Any]:
-        return {"queues": list(consumer.parts.queues), "prefetch_count": consumer.prefetch.target()}
+        return {
+            "queues": list(consumer.parts.queues),
+            "prefetch_count": consumer.prefetch.target(),
+            "paused": consumer.pause.paused,
+        }

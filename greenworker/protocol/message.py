@@ -134,6 +134,11 @@ class TaskMessage:
     content_type: str | None = None
     content_encoding: str | None = None
 
+    @property
+    def linked(self) -> bool:
+        """Whether anything follows the task: links, errbacks, the rest of a chain, a chord."""
+        return bool(self.callbacks or self.errbacks or self.chain or self.chord)
+
 
 def decode_task(envelope: Envelope, accept: Collection[str], limits: Limits = DEFAULT_LIMITS) -> TaskMessage:
     """What ``envelope`` asks for, be it of protocol 1 or 2 or of the hybrid that Celery 3.1 sent for a while.

@@ -24,13 +24,14 @@ from greenworker.execution.pool import Pool as PoolProtocol
 from greenworker.green.base import Library
 from greenworker.green.greens import library
 from greenworker.settings import Settings
+from greenworker.signals import worker_init, worker_ready, worker_shutdown, worker_shutting_down
 from greenworker.worker.consumer import Consumer
 from greenworker.worker.guardian import Guardian
 from greenworker.worker.hub import Hub
 from greenworker.worker.pool import Pool
 from greenworker.worker.queues import Queues
 from greenworker.worker.shutdown import Shutdown, patience
-from greenworker.worker.signals import END_SIGNALS, EndSignals, SignalListener
+from greenworker.worker.signals import END_SIGNALS, End, EndSignals, SignalListener
 from greenworker.worker.steps import user_steps
 from greenworker.worker.timer import Timer
 
@@ -57,6 +58,8 @@ class WorkController:
         self, app: App, settings: Settings, *, clock: Clock | None = None, on_ready: Callable[[str], None] | None = None
     ) -> None:
         """``on_ready`` is called with the node's name at the first start of consuming."""
+        app.import_tasks()  # done already where a command has loaded the app by its name
+        app.set_current()
         self.app = app
         self.settings = settings
         self.hostname = node_name(settings.worker.name, socket.gethostname())
@@ -71,10 +74,12 @@ class WorkController:
         self.consumer_steps = user_steps("consumer", settings.consumer.steps)
         self.task_log_level = logging.getLevelName(settings.log.tasks)
         self._announce = on_ready
+        self._was_ready = False  # written by the consumer's loop
         self._heard, self._acted_on = EndSignals(), EndSignals()  # the guardian's and the listener's count
         self.blueprint: Blueprint[WorkController] = Blueprint(
             "Worker", STEPS, user_steps("worker", settings.worker.steps)
         )
+        worker_init.send(self)
         self.blueprint.apply(self)
         self.guardian = Guardian(self.library, self._patience)
         self.shutdown = Shutdown(
@@ -89,13 +94,17 @@ class WorkController:
     def run(self) -> int:
         """Work until a signal ends it; returns the exit code. Raises BrokerError if the broker refuses our login."""
         with SignalListener(END_SIGNALS, self._act, self.guardian):
-            self.blueprint.start(self)
-            try:
-                self.consumer.run()
-            finally:
-                self._stop()
-            self.guardian.exit_code = exit_code = self._exit_code()
+            self.guardian.exit_code = exit_code = self.work()
         return exit_code
+
+    def work(self) -> int:
+        """The same without listening for signals, in any thread: until ``shutdown`` is asked to end it."""
+        self.blueprint.start(self)
+        try:
+            self.consumer.run()
+        finally:
+            self._stop()
+        return self._exit_code()
 
     def _stop(self) -> None:
         """Stop all steps; without waiting any longer for tasks whose messages were put back."""
@@ -104,6 +113,7 @@ class WorkController:
             logger.warning("Stopped; %d running tasks were put back", self.shutdown.put_back)
         else:
             self.blueprint.stop(self)
+        worker_shutdown.send(self)
         if self.guardian.counting:
             self.guardian.end_within(EXIT_TIMEOUT)
 
@@ -115,7 +125,9 @@ class WorkController:
     def _act(self, signum: signal.Signals) -> None:
         end = self._acted_on.wish(signum)
         if end is not None:
-            self.shutdown.ask(end)
+            self.shutdown.ask(end)  # first: a receiver that hangs must not keep the worker alive
+            exit_code = EXIT_OK if end is End.WARM else EXIT_PUT_BACK
+            worker_shutting_down.send(self.hostname, sig=signum.name, how=end.value.title(), exitcode=exit_code)
 
     def _patience(self, signum: signal.Signals) -> float | None:
         """The guardian's. It counts signals for itself: the listener may not get to run."""
@@ -124,11 +136,13 @@ class WorkController:
 
     def on_ready(self, consumer: BrokerConsumer) -> None:
         """The consumer has started, for the first time or again."""
-        announce, self._announce = self._announce, None
-        if announce is not None:
-            announce(self.hostname)
-        else:
+        if self._was_ready:
             logger.info("Connected again, consuming")
+            return
+        self._was_ready = True
+        worker_ready.send(consumer)
+        if self._announce is not None:
+            self._announce(self.hostname)
 
     def wake(self) -> None:
         """End the wait of the consumer's loop."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from greenworker.bootsteps import Step
-from greenworker.broker.connection import is_amqp
+from greenworker.broker.connection import is_amqp, is_redis
 
 if TYPE_CHECKING:
     from greenworker.worker.controller import WorkController
@@ -15,7 +15,7 @@ def why_no_hub(pool_is_green: bool, broker_url: str) -> str | None:
     """Why there is no hub, in a few words; None where there is one."""
     if pool_is_green:
         return "the pool is green"
-    if not is_amqp(broker_url):
+    if not (is_amqp(broker_url) or is_redis(broker_url)):
         return "the broker's transport is not asynchronous"
     return None
 
