@@ -17,7 +17,7 @@ def make_scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeS
     """Makes the test's scene on ``classic`` or ``quorum`` queues of RabbitMQ, or on ``sqlite``."""
     scenes: list[Scene] = []
 
-    def make(kind: str, *, results: bool = False, **sections: Mapping[str, object]) -> Scene:
+    def make(kind: str, *, results: bool | str = False, **sections: Mapping[str, object]) -> Scene:
         if kind == "sqlite":
             url = sqlite_url(tmp_path)
         else:

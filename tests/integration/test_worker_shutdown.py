@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from greenworker.broker.amqp.source import STOP_TIMEOUT
 from greenworker.errors import EXIT_OK, EXIT_PUT_BACK
 from greenworker.worker.shutdown import HANG_TIMEOUT
 from tests.support.fault_scenes import Scene, sqlite_url
@@ -224,7 +225,7 @@ def test_on_a_frozen_connection(pool: str, rabbitmq: RabbitMQ, rabbitmq_url: str
         proxy.freeze()
         code, took = timed_stop(worker)
     assert code == EXIT_OK, "the task has ended; that its ack did not arrive, nobody could know"
-    assert took < 5.0 + 2.0
+    assert took < STOP_TIMEOUT + 2.0
 
 
 def through(proxy: Proxy, rabbitmq: RabbitMQ, url: str) -> str:

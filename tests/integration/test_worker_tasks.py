@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from greenworker import App, MaxRetriesExceededError
+from greenworker import App, MaxRetriesExceededError, Reject
 from greenworker.app.result import AsyncResult
 from greenworker.errors import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded, UnstorableResultError
 from greenworker.protocol.results import FAILURE, PENDING, RETRY, REVOKED, STARTED, SUCCESS
@@ -215,7 +215,7 @@ def test_reject_goes_to_the_dead_letter_queue(cell: Cell) -> None:
     assert letter.headers["tenant"] == "acme"
     assert letter.payload[:2] == [[], {}]
     assert len(cell.notes(result)) == 1
-    assert result.state == PENDING
+    assert repr(result.get(15, propagate=False)) == repr(Reject("not mine"))
 
 
 def test_reject_with_requeue_runs_again(cell: Cell) -> None:

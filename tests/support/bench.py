@@ -27,6 +27,7 @@ from greenworker.broker.sqlite.publisher import SqlitePublisher
 from tests.support import queue_file
 from tests.support.bench_fill import client, fill
 from tests.support.rabbitmq import RabbitMQ
+from tests.support.redis_server import RedisServer
 from tests.support.worker import REPOSITORY, Worker, wait_until
 
 WARMUP = 2_000  # runs before the measured stretch
@@ -174,6 +175,19 @@ def per_task(meter: Path) -> Figures:
     }
 
 
+# -- the same on Redis
+
+
+@contextmanager
+def redis_noop() -> Iterator[dict[str, Contender]]:
+    """One worker process each, as on RabbitMQ."""
+    with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as broker:
+        yield {
+            "greenworker -P gevent": lambda folder: greenworker_noop(folder, broker.new_database()),
+            "celery -P gevent": lambda folder: peer_noop(folder, broker.new_database(), celery_command()),
+        }
+
+
 # -- the embedded broker
 
 
@@ -255,7 +269,7 @@ def rate(work: Callable[[], None]) -> float:
     return MESSAGES / (time.perf_counter() - began)
 
 
-CELLS = {"amqp-noop": amqp_noop, "sqlite-noop": sqlite_noop, "sqlite-api": sqlite_api}
+CELLS = {"amqp-noop": amqp_noop, "redis-noop": redis_noop, "sqlite-noop": sqlite_noop, "sqlite-api": sqlite_api}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,9 +12,10 @@ import amqp
 
 from greenworker.app.app import App
 from greenworker.app.options import SendOptions
-from greenworker.broker.connection import database_path, is_amqp
+from greenworker.broker.connection import database_path, is_amqp, is_redis
 from greenworker.settings import load_settings
 from tests.support.journal import Journal
+from tests.support.redis_scenes import Keys
 from tests.support.worker import Worker, write_ini
 
 APP = "tests.support.fault_tasks:app"
@@ -31,6 +32,8 @@ def waiting_on(url: str, queue: str = QUEUE) -> int:
     if is_amqp(url):
         with amqp_channel(url) as channel:
             return int(channel.queue_declare(queue, passive=True).message_count)
+    if is_redis(url):
+        return Keys(url).waiting(queue)
     with closing(sqlite3.connect(database_path(url), timeout=5.0)) as connection:
         query = "SELECT count(*) FROM messages WHERE queue = ? AND owner IS NULL AND visible_at IS NULL"
         return int(connection.execute(query, (queue,)).fetchone()[0])
@@ -51,12 +54,15 @@ def amqp_channel(url: str) -> Iterator[Any]:
 class Scene:
     """One broker, one journal, any number of workers on them, all in one folder."""
 
-    def __init__(self, folder: Path, url: str, *, results: bool = False, **sections: Mapping[str, object]) -> None:
-        """``sections``: what the INI files of the workers say beside the broker."""
+    def __init__(
+        self, folder: Path, url: str, *, results: bool | str = False, **sections: Mapping[str, object]
+    ) -> None:
+        """``sections``: what the INI files of the workers say beside the broker. ``results``: a URL, True: SQLite's."""
         self.folder = folder
         self.url = url
         self.journal = Journal(folder / "journal")
-        self.results_url = f"sqlite:////{str(folder).lstrip('/')}/state/results.db" if results else "none"
+        here = f"sqlite:////{str(folder).lstrip('/')}/state/results.db"
+        self.results_url = results if isinstance(results, str) else here if results else "none"
         self._ini: dict[str, dict[str, object]] = {
             "broker": {"url": url, "reconnect_delay": "0.1s"},
             "results": {"url": self.results_url},

@@ -11,6 +11,7 @@ from pathlib import Path
 from greenlet import greenlet
 
 from greenworker import App
+from greenworker.app.context import worker_context
 from tests.support.journal import note
 
 app = App("faults")
@@ -22,6 +23,11 @@ def work(seconds: float = 0.0) -> float:
     time.sleep(seconds)
     note(event="end", pid=os.getpid())
     return seconds
+
+
+@app.task(name="faults.linked", ignore_result=True)
+def linked(of: float, which: str) -> None:
+    note(event=which, of=worker_context().parent_id)  # type: ignore[union-attr]
 
 
 @app.task(name="faults.tidy", bind=True)

@@ -55,7 +55,7 @@ class FixedClock:
 class Project:
     """An app under test and its publisher."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, *, set_as_current: bool = True, **settings: Any) -> None:
         self.publisher = RecordingPublisher()
-        self.app = App("shop", settings=Settings(**settings), clock=FixedClock())
+        self.app = App("shop", settings=Settings(**settings), clock=FixedClock(), set_as_current=set_as_current)
         self.app.use_publisher(self.publisher)

@@ -15,6 +15,7 @@ _TEXTS = {
     "state_directory": "/srv/state of things",
     "default_queue": "orders",
     "file_group": "www-data",
+    "release": "django, sqlalchemy:shop.db:Session, shop.db:give_back",
     "steps": "shop.steps:Audit, shop.steps:Other.Inner",
     "queues": "alpha, beta",
     "exclude_queues": "alpha, beta",
