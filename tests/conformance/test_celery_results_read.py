@@ -52,7 +52,10 @@ def ours_reads(url: str, backend: str, folder: Path) -> App:
     return App("client", settings=load_settings(config_files=(config,), environ={}))
 
 
-@pytest.fixture(scope="module", params=["rabbitmq with redis", "rabbitmq with rpc", "redis with redis"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("rabbitmq with redis", marks=pytest.mark.full), "rabbitmq with rpc", "redis with redis"],
+)
 def places(request: pytest.FixtureRequest) -> tuple[str, str]:
     """Broker and backend."""
     broker, backend = request.param.split(" with ")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from greenworker.broker.delivery import QueueSpec
-from tests.support.load_scene import BROKERS, LoadScene, open_scene, peak_rss_bytes
+from tests.support.load_scene import LoadScene, open_scene, peak_rss_bytes
 from tests.support.worker import wait_until
 
 MEGABYTE = 1_000_000
@@ -35,7 +35,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> Told:
     return tell
 
 
-@pytest.fixture(params=BROKERS)
+@pytest.fixture(params=["rabbitmq", "sqlite", pytest.param("redis", marks=pytest.mark.full)])
 def broker(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -69,7 +69,12 @@ def test_ten_thousand_tasks_asleep_at_once(scene: LoadScene, broker: str, told: 
 
 @pytest.mark.parametrize(
     ("broker", "queue"),
-    [("rabbitmq", CLASSIC), ("rabbitmq", QUORUM), ("redis", CLASSIC), ("sqlite", CLASSIC)],
+    [
+        ("rabbitmq", CLASSIC),
+        ("rabbitmq", QUORUM),
+        pytest.param("redis", CLASSIC, marks=pytest.mark.full),
+        ("sqlite", CLASSIC),
+    ],
     ids=lambda each: getattr(each, "type", each),
 )
 def test_etas_beyond_the_limit_wait_on_the_broker_and_come_back(
