@@ -38,9 +38,9 @@ def through(proxy: Proxy, rabbitmq: RabbitMQ, url: str) -> str:
     ("pool", "kind"),
     [
         ("gevent", "classic"),
-        ("gevent", "quorum"),
+        pytest.param("gevent", "quorum", marks=full),
         pytest.param("eventlet", "classic", marks=full),
-        ("threads", "classic"),
+        pytest.param("threads", "classic", marks=full),
         pytest.param("eventlet", "quorum", marks=full),
         pytest.param("threads", "quorum", marks=full),
     ],

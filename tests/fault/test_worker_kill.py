@@ -21,7 +21,7 @@ UNPROVEN = 0.1  # seconds before the kill in which a task may have ended whose r
 
 full = pytest.mark.full
 CELLS = [
-    ("gevent", "classic"),
+    pytest.param("gevent", "classic", marks=full),
     ("gevent", "quorum"),
     ("gevent", "sqlite"),
     pytest.param("eventlet", "classic", marks=full),

@@ -70,7 +70,7 @@ def test_ten_thousand_tasks_asleep_at_once(scene: LoadScene, broker: str, told: 
 @pytest.mark.parametrize(
     ("broker", "queue"),
     [
-        ("rabbitmq", CLASSIC),
+        pytest.param("rabbitmq", CLASSIC, marks=pytest.mark.full),
         ("rabbitmq", QUORUM),
         pytest.param("redis", CLASSIC, marks=pytest.mark.full),
         ("sqlite", CLASSIC),

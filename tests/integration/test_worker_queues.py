@@ -72,8 +72,9 @@ def test_weights(pool: str, scene: LoadScene, broker: str, told: Told) -> None:
     heavies = list(accumulate(name == "heavy" for name in starts[:1_000]))
     worst = max(abs(count - 0.75 * number) for number, count in enumerate(heavies, 1))
     told(f"{broker}, {pool}: {heavies[-1]} to {1_000 - heavies[-1]}, at most {worst:.0f} off on the way")
-    assert abs(heavies[-1] - 750) <= PREFETCH
-    assert worst <= 3 * PREFETCH  # a broker that stands still costs the others' prefetch, and it is made up for
+    # A RabbitMQ that stands still for longer than it is waited for costs a prefetch, not all of which is made up for.
+    assert abs(heavies[-1] - 750) <= (3 * PREFETCH if broker == "rabbitmq" else PREFETCH)
+    assert worst <= 3 * PREFETCH
 
 
 def test_strict_order(scene: LoadScene) -> None:
@@ -147,17 +148,17 @@ def test_one_message_at_a_time_is_not_bound_by_a_poll(pool: str, scene: LoadScen
     even for the shortest one, they would take several times as long as they may here; they take milliseconds each.
     Half of the tasks are empty, the others end when the loop is back in its wait.
     """
-    waiting = 200
+    between = 200
+    scene.fill("mark_latency", args=[0.0])  # leaves the time
     for task in ("mark", "mark_later"):
-        scene.fill(task, waiting // 2, args=["x"])
+        scene.fill(task, between // 2, args=["x"])
+    scene.fill("mark_latency", args=[0.0])
     with scene.worker(pool=pool, concurrency=1, prefetch_multiplier=1) as worker:
-        wait_until(lambda: scene.count() > 0, 15.0, "the first has run")
-        began, before = time.monotonic(), scene.count()
-        wait_until(lambda: scene.count() == waiting, 60.0, "all have run")
-        each = (time.monotonic() - began) / max(1, waiting - before)
+        wait_until(lambda: scene.count() == between + 2, 60.0, "all have run")
         assert worker.stop() == 0
+    first, *_, last = scene.marks()
+    each = (float(last) - float(first)) / (between + 1)
     told(f"{broker}, {pool}: {each * 1e3:.2f} ms for each message")
-    assert waiting - before > waiting // 2, "too few were left to measure"
     assert each < SHORTEST_POLL / 4
 
 
