@@ -53,7 +53,7 @@ def scene(broker: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterat
         yield scene
 
 
-@pytest.mark.parametrize("pool", ["gevent", "threads"])
+@pytest.mark.parametrize("pool", ["gevent", pytest.param("threads", marks=pytest.mark.full)])
 def test_weights(pool: str, scene: LoadScene, broker: str, told: Told) -> None:
     """1,000 wait in each of two queues weighted 3 to 1: 750 to 250 of the first 1,000, and nearly so all along."""
     waiting, heavy, light = 1_000, QueueSpec("heavy", weight=3), QueueSpec("light")
