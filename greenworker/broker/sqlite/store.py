@@ -345,14 +345,8 @@ class QueueStore:
         return self._settle(tx, "UPDATE messages SET owner = NULL", tags)
 
     def _settle(self, tx: Transaction, statement: str, tags: Sequence[str | int]) -> int:
-        by_attempt: dict[int, list[int]] = {}
-        for tag in tags:
-            row, attempt = parse_tag(tag)
-            by_attempt.setdefault(attempt, []).append(row)
-        return sum(
-            tx.execute(f"{statement} WHERE attempt = ? AND id IN ({','.join(map(str, rows))})", (attempt,)).rowcount
-            for attempt, rows in by_attempt.items()
-        )
+        # one text for all: SQLite compiles a statement once, a text with the ids in it each time
+        return tx.executemany(f"{statement} WHERE id = ? AND attempt = ?", map(parse_tag, tags)).rowcount
 
     # --- upkeep -------------------------------------------------------------------------------------------------
 
