@@ -114,7 +114,9 @@ class EncodeError(GreenworkerError):
 
 
 class ResultTimeoutError(GreenworkerError, TimeoutError):
-    """``AsyncResult.get`` waited for its ``timeout`` and no result came."""
+    """``AsyncResult.get`` waited for its ``timeout`` and no result came. ``found`` says what was there instead."""
+
+    found = ""
 
 
 class MaxRetriesExceededError(GreenworkerError):

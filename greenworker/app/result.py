@@ -79,10 +79,10 @@ class AsyncResult:
             left = max(0.0, deadline - time.monotonic())
             try:
                 return self.app.results.wait(self.id, min(left, ONE_WAIT))
-            except ResultTimeoutError:
+            except ResultTimeoutError as exc:
                 away_since = None
                 if time.monotonic() >= deadline:
-                    raise ResultTimeoutError(f"task {self.id}: no result after {timeout:g} s") from None
+                    raise ResultTimeoutError(f"task {self.id}: no result after {timeout:g} s{exc.found}") from None
             except ResultsAwayError:
                 now = time.monotonic()
                 away_since = now if away_since is None else away_since

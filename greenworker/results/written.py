@@ -75,5 +75,7 @@ def final(meta: ResultMeta | None, task_id: str, timeout: float) -> ResultMeta:
     """``meta``, what a wait of ``timeout`` seconds came to. Raises ResultTimeoutError if it is not a final state."""
     if meta is not None and is_final(meta):
         return meta
-    state = "no record of it" if meta is None else f"its state is {meta.status}"
-    raise ResultTimeoutError(f"no result of task {task_id} within {timeout:g} s: {state}")
+    found = ": no record of it" if meta is None else f": its state is {meta.status}"
+    error = ResultTimeoutError(f"no result of task {task_id} within {timeout:g} s{found}")
+    error.found = found
+    raise error

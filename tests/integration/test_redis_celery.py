@@ -76,39 +76,38 @@ def test_both_kinds_of_workers_share_a_queue(scene: Scene) -> None:
 @pytest.mark.parametrize("pool", ["threads", "gevent", "solo"])
 def test_both_kinds_of_workers_killed_in_turn_lose_nothing(scene: Scene, pool: str) -> None:
     """Each is killed three times at its work, and started anew; every task runs, and few of them twice."""
-    count, kills = 500, 6
+    kills = 6
     # Celery's green workers look for what a dead one had at every tenth empty poll alone, which may take a minute.
     timeouts = {"lease_timeout": "1s", "visibility_timeout": "5s"}
-    scene.send_held(count, 0.2)
     with contextlib.ExitStack() as workers:
         ours = workers.enter_context(scene.greenworker("one", **timeouts))
         theirs = workers.enter_context(scene.celery_worker(pool))
         for kill in range(kills):
-            scene.wait_for_work(8)
+            scene.wait_for_work(8, 0.2)
             if kill % 2:
-                kill_between_pops(scene, theirs, count)
+                kill_between_pops(scene, theirs)
                 theirs = workers.enter_context(scene.celery_worker(pool, name=f"celery{kill}"))
             else:
                 ours.kill()
                 ours = workers.enter_context(scene.greenworker(f"worker{kill}", **timeouts))
-        wait_until(lambda: set(scene.numbers("end")) == set(range(count)), 60.0, "all run")
+        wait_until(lambda: set(scene.numbers("end")) == set(range(scene.held)), 60.0, "all run")
         wait_until(lambda: scene.keys.unacked == scene.keys.waiting("celery") == 0, 10.0, "all acked")
     twice = [number for number, times in Counter(scene.numbers("begin")).items() if times > 1]
     assert len(twice) <= kills * 8, "a worker runs four at once; as many acks may be on their way"
-    print(f"{pool}: {len(twice)} of {count} ran twice after {kills} kills")
+    print(f"{pool}: {len(twice)} of {scene.held} ran twice after {kills} kills")
 
 
-def kill_between_pops(scene: Scene, worker: CeleryWorker, count: int) -> None:
+def kill_between_pops(scene: Scene, worker: CeleryWorker) -> None:
     """Kill a Celery worker at a moment in which no message is in its window: popped, and not in ``unacked`` yet.
 
     A message in there is lost with the process, whoever else consumes. So the worker is stopped first, and goes on if
-    one of ``count`` messages is nowhere.
+    one of the messages that were sent is nowhere.
     """
 
     def killed() -> bool:
         worker.send(signal.SIGSTOP)
         there = {json.loads(envelope.body)[0][0] for envelope in scene.keys.messages("celery")}
-        if there | set(scene.numbers("end")) == set(range(count)):
+        if there | set(scene.numbers("end")) == set(range(scene.held)):
             worker.kill()
             return True
         worker.send(signal.SIGCONT)

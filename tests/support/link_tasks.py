@@ -30,7 +30,9 @@ def define(app: Any) -> Any:
         request = self.request  # not its parent: Celery makes a retry a child of the try before it, under the same id
         note(name=request.task, me=request.id, root=request.root_id, args=[failures], tries=request.retries)
         if self.request.retries < failures:
-            raise self.retry(exc=LookupError("again"), countdown=0)
+            # Not at once: a Celery worker looks at the stored state, then stores RETRY; another thread of it that has
+            # ended the retried run in between would find its SUCCESS overwritten.
+            raise self.retry(exc=LookupError("again"), countdown=0.2)
         return int(self.request.retries)
 
     @app.task(name="links.new_errback")  # type: ignore[untyped-decorator]

@@ -131,8 +131,10 @@ class Keys:
 
     @property
     def unacked(self) -> int:
-        assert self.redis.hlen(UNACKED) == self.redis.zcard(UNACKED_INDEX)
-        return int(self.redis.hlen(UNACKED))
+        """Messages in hand, and as many in the index, as they are at one moment."""
+        messages, indexed = self.redis.pipeline().hlen(UNACKED).zcard(UNACKED_INDEX).execute()
+        assert messages == indexed
+        return int(messages)
 
     def messages(self, queue: str = "q") -> list[Envelope]:
         """Those that wait and those that are in hand, as they are at one moment."""

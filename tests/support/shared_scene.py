@@ -14,6 +14,7 @@ from tests.support.journal import Journal
 from tests.support.worker import Worker, wait_until
 
 KINDS = ("celery", "greenworker")
+SUPPLY = 100  # tasks that wait at least, while workers are watched at their work
 
 
 class SharedScene:
@@ -25,6 +26,7 @@ class SharedScene:
         self.journal = Journal(folder / "journal")
         self.celery: Celery = celery_client(url)
         self.ours = App("client", settings=load_settings(overrides={("broker", "url"): url}, environ={}))
+        self.held = 0  # how many have been sent by send_held
 
     def greenworker(
         self, name: str = "worker", lease_timeout: str = "60s", visibility_timeout: str = "1h", **worker: object
@@ -42,10 +44,11 @@ class SharedScene:
         return CeleryWorker(folder, "tests.support.shared_tasks_celery", environ, pool=pool)
 
     def send_held(self, count: int, seconds: float) -> None:
-        """Send ``count`` numbered tasks of ``seconds`` each, by both clients in turn."""
-        for number in range(count):
+        """Send ``count`` more numbered tasks of ``seconds`` each, by both clients in turn."""
+        for number in range(self.held, self.held + count):
             client = self.celery if number % 2 else self.ours
             client.send_task("shared.hold", [number, seconds], priority=number % 10)
+        self.held += count
 
     def numbers(self, event: str, who: str | None = None) -> list[int]:
         """The numbers of the tasks that noted ``event``, in order, one for each time."""
@@ -53,14 +56,19 @@ class SharedScene:
             line["number"] for line in self.journal.lines() if line["event"] == event and who in {None, line["who"]}
         ]
 
-    def wait_for_work(self, count: int) -> None:
-        """Until each kind of worker has ended ``count`` more."""
+    def wait_for_work(self, count: int, seconds: float) -> None:
+        """Until each kind of worker has ended ``count`` more tasks of ``seconds``; sends more before they run short.
+
+        How many are needed is the machine's affair: one worker may work through hundreds while another one starts.
+        """
         before = {who: len(self.numbers("end", who)) for who in KINDS}
-        wait_until(
-            lambda: all(len(self.numbers("end", who)) >= ended + count for who, ended in before.items()),
-            40.0,
-            "both kinds of workers at work",
-        )
+
+        def are_at_work() -> bool:
+            ended = {who: len(self.numbers("end", who)) for who in KINDS}
+            self.send_held(max(0, SUPPLY - (self.held - sum(ended.values()))), seconds)
+            return all(ended[who] >= before[who] + count for who in KINDS)
+
+        wait_until(are_at_work, 40.0, "both kinds of workers at work")
 
     def close(self) -> None:
         self.celery.close()
