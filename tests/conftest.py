@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
@@ -18,6 +19,10 @@ from tests.support.redis_server import RedisServer
 hypothesis.settings.register_profile("quick", deadline=None, max_examples=100)
 hypothesis.settings.register_profile("full", deadline=None, max_examples=2_000)
 hypothesis.settings.load_profile("quick")
+
+# A shell that starts us in the background has INT and QUIT ignored, and so would every worker that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 NOT_HERE = "not here: "  # begins the reason of a test that was skipped for want of a broker
 

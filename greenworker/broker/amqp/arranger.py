@@ -8,19 +8,21 @@ By weight: at each turn every queue gains its weight, and the richest of those t
 queue that has nothing keeps its claim, up to one prefetch: a moment without messages does not cost it its share.
 
 Tasks may be faster than the broker: then a queue has nothing here although it has a backlog there, and the others would
-take its turns. A window that was full is the sign of a backlog. Such a queue is waited for until its window is full
-again; if that takes longer than PATIENCE, its backlog is over.
+take its turns. A window that was full is the sign of a backlog, and so is a consumer that has just begun. Such a queue
+is waited for until its window is full again; where that takes longer than PATIENCE, the broker is asked whether the
+backlog is over, for it may as well be slow.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
 from greenworker.broker.delivery import Delivery
 
-PATIENCE = 0.1  # seconds: many round trips to a broker, and what slots may idle when a queue's backlog is over
+PATIENCE = 0.1  # seconds: many round trips to a broker that is not busy elsewhere
 
 
 class _Flow:
@@ -37,14 +39,15 @@ class _Flow:
     def open(self, window: int) -> None:
         """A new consumer begins, with a window of its own. What the one before it had counts no more."""
         if window != self.window:
-            self.window, self.used, self.backlog, self.awaited_since = window, 0, False, None
+            is_first = self.window == 0
+            self.window, self.used, self.backlog, self.awaited_since = window, 0, is_first and window > 0, None
 
     def delivered(self) -> None:
         self.used += 1
         if 0 < self.window <= self.used:
             self.backlog, self.awaited_since = True, None
 
-    def awaited(self, empty: bool, looked_at: float) -> bool:
+    def awaited(self, empty: bool, looked_at: float, has_backlog: Callable[[], bool]) -> bool:
         """Whether its turn has to wait for its messages, of which there are none here (``empty``) or too few yet."""
         if not self.backlog or (self.awaited_since is None and not empty):
             return False
@@ -52,15 +55,20 @@ class _Flow:
             self.awaited_since = time.monotonic()
         if looked_at - self.awaited_since < PATIENCE:
             return True
-        self.backlog, self.awaited_since = False, None
-        return False
+        self.backlog = has_backlog()
+        self.awaited_since = time.monotonic() if self.backlog else None
+        return self.backlog
 
 
 class Arranger:
     """Used by the loop alone, but for ``settled``."""
 
-    def __init__(self, hand_out: Callable[[Delivery], None], *, strict: bool) -> None:
+    def __init__(
+        self, hand_out: Callable[[Delivery], None], has_backlog: Callable[[str], bool], *, strict: bool
+    ) -> None:
+        """``has_backlog`` asks the broker whether messages of a queue wait there, and waits for its reply."""
         self._hand_out = hand_out
+        self._has_backlog = has_backlog
         self._strict = strict
         self._weights: dict[str, int] = {}
         self._claims: dict[str, int] = {}
@@ -131,7 +139,7 @@ class Arranger:
         while True:
             name = candidates[0] if self._strict else self._richest(candidates)
             buffer = self._buffers[name]
-            if self._flows[name].awaited(not buffer, looked_at):
+            if self._flows[name].awaited(not buffer, looked_at, functools.partial(self._has_backlog, name)):
                 return None
             if buffer:
                 break

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from amqp.exceptions import AMQPError, PreconditionFailed
+from amqp.exceptions import AMQPError, NotFound, PreconditionFailed
 
 from greenworker.broker.amqp.arranger import PATIENCE, Arranger
 from greenworker.broker.amqp.channel import TaskChannel
@@ -73,6 +73,7 @@ class AmqpSource:
         self._wanted_prefetch = 0  # set_prefetch's, taken over at the next turn
         self._prefetch = 0
         self._arranger: Arranger | None = None  # None: one limit is shared by all queues
+        self._inquiries: Any = None  # a channel, once it was needed: an error closes it, and must not close others
         self._vanished: dict[str, float] = {}  # queue name -> monotonic time of the next try to declare it
         self._heartbeat_at = 0.0
         self._hub: Any = None  # while registered
@@ -304,8 +305,18 @@ class AmqpSource:
     def _choose_limit(self, as_described: bool) -> None:
         """From one shared limit to windows, where the queues ask for it; never back."""
         if self._arranger is None and not (as_described and self._shared_limit_works()):
-            self._arranger = Arranger(self._deliver, strict=self._strict)
+            self._arranger = Arranger(self._deliver, self._has_backlog, strict=self._strict)
             self.receive = self._arranger.add
+
+    def _has_backlog(self, queue: str) -> bool:
+        """Ask the broker whether messages wait there. A queue that is gone has none; its consumer learns of it, too."""
+        try:
+            if self._inquiries is None:
+                self._inquiries = self.connection.channel()
+            return bool(self._inquiries.queue_declare(queue, passive=True).message_count)
+        except NotFound:  # which closes the channel
+            self._inquiries = None
+            return False
 
     def _deliver(self, delivery: Delivery) -> None:
         self.on_delivery(delivery)

@@ -28,9 +28,14 @@ def delivery(queue: str, tag: int = 1) -> Delivery:
     return Delivery(tag, queue, Envelope(b"", None, None, {}, {}), "", queue, False, Nowhere())
 
 
+def has_nothing(queue: str) -> bool:
+    """The broker's answer: no message waits there."""
+    return False
+
+
 def arranger_of(weights: dict[str, int], *, strict: bool = False) -> tuple[Arranger, list[Delivery]]:
     out: list[Delivery] = []
-    made = Arranger(out.append, strict=strict)
+    made = Arranger(out.append, has_nothing, strict=strict)
     made.set_queues(weights)
     return made, out
 
@@ -77,7 +82,7 @@ def test_strict_order() -> None:
 def test_a_queue_with_a_backlog_is_waited_for_and_one_without_is_not(strict: bool) -> None:
     """A window that was full tells of a backlog. All that was here of it is settled: more of it is on its way."""
     out: list[Delivery] = []
-    arranger = Arranger(out.append, strict=strict)
+    arranger = Arranger(out.append, has_nothing, strict=strict)
     arranger.set_queues({"a": 100, "b": 1}, {"a": 4, "b": 4})
     for queue in "aaaab":
         arranger.add(delivery(queue))
@@ -105,6 +110,29 @@ def test_a_queue_with_a_backlog_is_waited_for_and_one_without_is_not(strict: boo
     arranger.add(delivery("b"))
     arranger.release(1, PREFETCH, time.monotonic())
     assert [d.queue for d in out[8:]] == ["b", "b"]
+
+
+def test_a_queue_is_waited_for_as_long_as_the_broker_says_that_it_has_more() -> None:
+    """A slow broker is no empty queue. Patience alone would have ended the wait, and cost the queue its share."""
+    out: list[Delivery] = []
+    answers = [True, True, False]
+    asked: list[str] = []
+
+    def has_backlog(queue: str) -> bool:
+        asked.append(queue)
+        return answers[len(asked) - 1]
+
+    arranger = Arranger(out.append, has_backlog, strict=False)
+    arranger.set_queues({"a": 100, "b": 1}, {"a": 4, "b": 4})
+    arranger.add(delivery("b"))  # and nothing of a: its consumer has just begun
+
+    def b_is_out() -> bool:
+        arranger.release(4, PREFETCH, time.monotonic())
+        assert bool(out) == (len(asked) == len(answers))
+        return bool(out)
+
+    wait_until(b_is_out, 5.0, "the broker has said that a has no more")
+    assert asked == ["a"] * 3
 
 
 def test_no_more_than_the_room_and_the_rest_can_be_taken_back() -> None:
