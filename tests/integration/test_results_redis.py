@@ -258,16 +258,23 @@ def test_one_record_of_the_wrong_type_is_given_up_and_the_others_are_stored(
     assert "task bad" in caplog.text and "WRONGTYPE" in caplog.text
 
 
-def test_a_record_that_is_too_large_becomes_a_small_failure(own: RedisServer, make: Make) -> None:
-    own.options["proto-max-bulk-len"] = "1mb"
-    own.restart()
-    results, told = make(own.url()), []
+def huge_between_two(results: RedisResults) -> ResultMeta:
+    """What becomes of a record that is too large; the deliveries of all three are told that theirs is stored."""
+    told: list[str] = []
     for task_id, size in (("one", 10), ("huge", 2_000_000), ("two", 10)):
         results.store(meta(task_id, "x" * size), lambda task_id=task_id: told.append(task_id))
     assert results.flush(10)
     assert sorted(told) == ["huge", "one", "two"]
     found = results.get("huge")
     assert found is not None and found.status == FAILURE
+    return found
+
+
+def test_a_record_that_is_too_large_becomes_a_small_failure(own: RedisServer, make: Make) -> None:
+    own.options["proto-max-bulk-len"] = "1mb"
+    own.restart()
+    results = make(own.url())
+    found = huge_between_two(results)
     assert isinstance(found.result, UnstorableResultError) and "bytes at most" in str(found.result)
     other = results.get("two")
     assert other is not None and other.status == SUCCESS
@@ -278,13 +285,7 @@ def test_a_record_that_redis_itself_finds_too_large_becomes_a_failure_too(own: R
     client = redis.Redis.from_url(own.url())
     client.config_set("proto-max-bulk-len", 1024 * 1024)
     client.execute_command("ACL", "SETUSER", "default", "-config")
-    results, told = make(own.url()), []
-    for task_id, size in (("one", 10), ("huge", 2_000_000), ("two", 10)):
-        results.store(meta(task_id, "x" * size), lambda task_id=task_id: told.append(task_id))
-    assert results.flush(10)
-    assert sorted(told) == ["huge", "one", "two"]
-    found = results.get("huge")
-    assert found is not None and found.status == FAILURE
+    huge_between_two(make(own.url()))
 
 
 def test_a_redis_without_memory_is_waited_for(own: RedisServer, make: Make, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,3 +106,12 @@ def make_request(
 
 def make_delivery(envelope: Envelope, source: RecordingSource, *, tag: int = 1, redelivered: bool = False) -> Delivery:
     return Delivery(tag, "celery", envelope, "", "celery", redelivered, source)
+
+
+def raising(exc: BaseException) -> Callable[[], None]:
+    """A body that raises ``exc``."""
+
+    def body() -> None:
+        raise exc
+
+    return body

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
@@ -16,10 +16,9 @@ from greenworker.execution.coroutines import CoroutineRunner
 from greenworker.execution.executor import TaskExecutor, interrupt
 from greenworker.execution.hooks import HOOK_TIMEOUT
 from greenworker.execution.outcome import Failed, Ignored, Outcome, PutBack, Rejected, Retried, Succeeded, TimedOut
-from greenworker.green.greens import library
 from greenworker.settings import Settings
 from tests.support.clocks import FakeClock, FakeTimer
-from tests.support.execution import make_request
+from tests.support.execution import make_request, raising
 from tests.support.greenproc import GREEN_POOLS, run_patched
 
 
@@ -97,23 +96,9 @@ class Bench:
         return Context().run(self.executor.execute, self.request, self.run)
 
 
-@pytest.fixture(scope="module")
-def coroutines() -> Iterator[CoroutineRunner]:
-    runner = CoroutineRunner(library("threads"))
-    yield runner
-    runner.stop()
-
-
 @pytest.fixture
 def bench(coroutines: CoroutineRunner) -> Bench:
     return Bench(coroutines)
-
-
-def raising(exc: BaseException) -> Callable[[], None]:
-    def body() -> None:
-        raise exc
-
-    return body
 
 
 def test_a_success(bench: Bench) -> None:
@@ -255,7 +240,7 @@ def test_on_green_threads_it_is_ended_where_it_waits_and_hits_nobody_else(pool: 
     from greenworker.execution.hooks import HookCaller
     from greenworker.execution.outcome import Succeeded
     from greenworker.worker.timer import HeapTimer
-    from tests.support.execution import make_request
+    from tests.support.execution import make_request, raising
     from tests.support.pool_scenes import started_pool, until
 
     class Hangs(Task):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
@@ -24,10 +24,9 @@ from greenworker.execution.outcome import (
     TimedOut,
 )
 from greenworker.execution.request import Request
-from greenworker.green.greens import library
 from greenworker.settings import Settings
 from tests.support.clocks import FakeClock, FakeTimer
-from tests.support.execution import make_request
+from tests.support.execution import make_request, raising
 
 
 class ManualRun:
@@ -73,23 +72,9 @@ class Bench:
         return Context().run(self.executor.execute, self.request, self.run)  # as a slot does it
 
 
-@pytest.fixture(scope="module")
-def coroutines() -> Iterator[CoroutineRunner]:
-    runner = CoroutineRunner(library("threads"))
-    yield runner
-    runner.stop()
-
-
 @pytest.fixture
 def bench(coroutines: CoroutineRunner) -> Bench:
     return Bench(coroutines)
-
-
-def raising(exc: BaseException) -> Callable[[], None]:
-    def body() -> None:
-        raise exc
-
-    return body
 
 
 def test_value(bench: Bench) -> None:
