@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import uuid
@@ -76,7 +75,7 @@ class App(Definitions):
         self._publisher: Shared[Publisher] = Shared(lambda: open_publisher(self.settings))
         self._results: Shared[ResultStore] = Shared(lambda: open_results(self.settings, lambda: self.publisher))
         self._reply_to = str(uuid.uuid4())
-        self.run_coroutine: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run  # a worker sets its own
+        self.run_coroutine: Callable[[Coroutine[Any, Any, Any]], Any] = _run_alone  # a worker sets its own
         if settings is not None:
             self._settings.set(settings)
         join_process(self)
@@ -314,3 +313,9 @@ class App(Definitions):
     def AsyncResult(self, task_id: str) -> AsyncResult:  # noqa: N802 - Celery's name
         """The result of a task that was sent with this id."""
         return AsyncResult(task_id, self)
+
+
+def _run_alone(body: Coroutine[Any, Any, Any]) -> Any:
+    import asyncio  # 1.3 MB, which a process without async tasks need not have
+
+    return asyncio.run(body)

@@ -10,6 +10,7 @@ import logging
 import traceback
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from greenworker.app.context import CURRENT
@@ -26,7 +27,8 @@ from greenworker.protocol.display import text_of
 
 logger = logging.getLogger(__name__)
 
-_OWN_FILES = frozenset({__file__, coroutines.__file__})
+_EVENT_LOOP_FILE = str(Path(__file__).with_name("event_loop.py"))  # by its name: it imports asyncio
+_OWN_FILES = frozenset({__file__, coroutines.__file__, _EVENT_LOOP_FILE})
 
 
 class Executor(Protocol):

@@ -157,7 +157,7 @@ def test_a_coroutine_that_does_not_end_is_left_behind(pool: str) -> None:
     coroutine_scene(
         pool,
         """
-import greenworker.execution.coroutines as module
+import greenworker.execution.event_loop as module
 module.CANCEL_TIMEOUT = 0.2
 release = []
 async def stubborn():
