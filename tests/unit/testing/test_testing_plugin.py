@@ -78,7 +78,7 @@ def test_the_app_is_as_before_afterwards(project: pytest.Pytester) -> None:
     run(
         project,
         """
-        import asyncio
+        from greenworker import App
         from shop.tasks import add, app
 
         def settings_of_its_own():
@@ -90,7 +90,7 @@ def test_the_app_is_as_before_afterwards(project: pytest.Pytester) -> None:
 
         def test_after_worker():
             assert settings_of_its_own()
-            assert app.run_coroutine is asyncio.run
+            assert app.run_coroutine is App("another", set_as_current=False).run_coroutine
 
         def test_eager(eager_app):
             assert add.delay(1, 2).get() == 3
