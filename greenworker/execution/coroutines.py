@@ -25,7 +25,12 @@ class CoroutineRunner:
 
     def run(self, body: Coroutine[Any, Any, Any]) -> Any:
         """Run ``body`` to its end; returns what it returns and raises what it raises. See ``EventLoop.run``."""
-        return (self._loop or self._make_loop()).run(body)
+        try:
+            loop = self._loop or self._make_loop()
+        except BaseException:  # a limit meanwhile
+            body.close()
+            raise
+        return loop.run(body)
 
     def stop(self) -> None:
         """End the loop. Harmless before the first ``run`` and twice."""

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from amqp.exceptions import AMQPError, NotFound, PreconditionFailed
+from amqp.exceptions import AMQPError, ChannelError, PreconditionFailed
 
 from greenworker.broker.amqp.arranger import PATIENCE, Arranger
 from greenworker.broker.amqp.channel import TaskChannel
@@ -309,12 +309,12 @@ class AmqpSource:
             self.receive = self._arranger.add
 
     def _has_backlog(self, queue: str) -> bool:
-        """Ask the broker whether messages wait there. A queue that is gone has none; its consumer learns of it, too."""
+        """Ask the broker whether messages wait there. One that is gone, or not ours to ask about, has none."""
         try:
             if self._inquiries is None:
                 self._inquiries = self.connection.channel()
             return bool(self._inquiries.queue_declare(queue, passive=True).message_count)
-        except NotFound:  # which closes the channel
+        except ChannelError:  # it is closed by it
             self._inquiries = None
             return False
 
