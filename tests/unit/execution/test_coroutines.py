@@ -115,15 +115,15 @@ def test_a_soft_limit_is_raised_at_the_await_and_can_be_caught(pool: str) -> Non
     coroutine_scene(
         pool,
         """
+begun = []
 async def cleans_up():
-    try: await asyncio.sleep(20)
+    try: begun.append(1); await asyncio.sleep(20)
     except SoftTimeLimitExceeded as exc:
         async with asyncio.timeout(5): await asyncio.sleep(0.01)     # not taken for a cancellation any more
         return "cleaned up after", exc.args
-async def does_not(): await asyncio.sleep(20)
+async def does_not(): begun.append(2); await asyncio.sleep(20)
 pool, runs, outcome = in_pool(cleans_up, does_not)
-until(lambda: len(pool.runs()) == 2)
-time.sleep(0.05)
+until(lambda: len(begun) == 2)
 for run in runs: assert run.throw(SoftTimeLimitExceeded(3))
 assert pool.join(5)
 assert outcome[0] == ("cleaned up after", (3,)) and isinstance(outcome[1], SoftTimeLimitExceeded), outcome
@@ -136,14 +136,13 @@ def test_a_hard_limit_cancels_the_coroutine_and_waits_for_its_end(pool: str) -> 
     coroutine_scene(
         pool,
         """
-steps = []
+begun, steps = [], []
 async def body():
-    try: await asyncio.sleep(20)
+    try: begun.append(1); await asyncio.sleep(20)
     except asyncio.CancelledError: steps.append("cancelled"); await asyncio.sleep(0.05); steps.append("ended"); raise
 limit = StopTask()
 pool, runs, outcome = in_pool(body)
-until(lambda: pool.runs())
-time.sleep(0.05)
+until(lambda: begun)
 assert runs[0].throw(limit)
 assert pool.join(5) and outcome == [limit] and steps == ["cancelled", "ended"], (outcome, steps)
 async def fine(): return "fine"
@@ -159,14 +158,14 @@ def test_a_coroutine_that_does_not_end_is_left_behind(pool: str) -> None:
         """
 import greenworker.execution.event_loop as module
 module.CANCEL_TIMEOUT = 0.2
-release = []
+begun, release = [], []
 async def stubborn():
+    begun.append(1)
     while not release:
         try: await asyncio.sleep(0.01)
         except asyncio.CancelledError: pass
 pool, runs, outcome = in_pool(stubborn)
-until(lambda: pool.runs())
-time.sleep(0.05)
+until(lambda: begun)
 began = time.monotonic()
 runs[0].throw(StopTask())
 assert pool.join(5) and time.monotonic() - began < 3
